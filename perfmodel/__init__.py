@@ -1,0 +1,2 @@
+"""perfmodel."""
+__version__ = "0.1.0"

@@ -1,0 +1,140 @@
+"""The few operations a formula body may use beside `+ - * / **`, each for all four readers.
+
+Every operation takes Python floats, NumPy float64 arrays, SymPy expressions or `units.Measure`, in any mix of floats
+with one of the others, and answers in kind. `lambdify` is never used: it rewrites `ceil(a / b)` into something else.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from perfmodel.units import DIMENSIONLESS, Measure
+
+__all__ = [
+    "ceil",
+    "ceil_div",
+    "exp",
+    "floor",
+    "less",
+    "less_equal",
+    "log",
+    "log2",
+    "maximum",
+    "minimum",
+    "sqrt",
+    "where",
+]
+
+_FLOAT, _ARRAY, _SYMBOL, _MEASURE = range(4)
+
+
+def _reader(*operands: Any) -> int:
+    reader = _FLOAT
+    for operand in operands:
+        if isinstance(operand, (float, int)):
+            continue
+        if isinstance(operand, (np.ndarray, np.generic)):
+            reader = _ARRAY
+        elif isinstance(operand, Measure):
+            return _MEASURE
+        else:
+            return _SYMBOL
+    return reader
+
+
+def _sympy() -> Any:
+    # A symbol can only reach us when its maker has imported sympy already.
+    return sys.modules["sympy"]
+
+
+def _elementary(name: str, on_float: Callable[[float], float], on_array: Any, *, pure: bool) -> Callable[[Any], Any]:
+    def operation(x: Any) -> Any:
+        reader = _reader(x)
+        if reader == _FLOAT:
+            return on_float(x)
+        if reader == _ARRAY:
+            return on_array(x)
+        if reader == _MEASURE:
+            return Measure(on_float(x.pure(name))) if pure else x.map(on_float)
+        sympy = _sympy()
+        symbolic = {"ceil": sympy.ceiling, "log2": lambda s: sympy.log(s) / sympy.log(2)}
+        return symbolic.get(name, getattr(sympy, name, None))(x)
+
+    operation.__name__ = name
+    return operation
+
+
+ceil = _elementary("ceil", lambda x: float(math.ceil(x)), np.ceil, pure=True)
+floor = _elementary("floor", lambda x: float(math.floor(x)), np.floor, pure=True)
+exp = _elementary("exp", math.exp, np.exp, pure=True)
+log = _elementary("log", math.log, np.log, pure=True)
+log2 = _elementary("log2", math.log2, np.log2, pure=True)
+
+
+def sqrt(x: Any) -> Any:
+    """Square root; the dimension is halved."""
+    return x**0.5
+
+
+def ceil_div(a: Any, b: Any) -> Any:
+    """`ceil(a / b)` by one true division, exact whenever `b` divides `a` (counts below 2^53)."""
+    return ceil(a / b)
+
+
+def _extremum(name: str, on_float: Any, on_array: Any) -> Callable[..., Any]:
+    def operation(*operands: Any) -> Any:
+        reader = _reader(*operands)
+        if reader == _FLOAT:
+            return on_float(operands)
+        if reader == _ARRAY:
+            return functools.reduce(on_array, operands)
+        if reader == _MEASURE:
+            first = Measure.wrap(operands[0])
+            measures = [first, *(first.same_dimension(x, name) for x in operands[1:])]
+            nonzero = [m.dimension for m in measures if m.value != 0]
+            return Measure(on_float(m.value for m in measures), nonzero[0] if nonzero else first.dimension)
+        sympy = _sympy()
+        return (sympy.Max if on_float is max else sympy.Min)(*operands)
+
+    operation.__name__ = name
+    return operation
+
+
+maximum = _extremum("maximum", max, np.maximum)
+minimum = _extremum("minimum", min, np.minimum)
+
+
+def _compare(name: str, on_number: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def operation(a: Any, b: Any) -> Any:
+        if _reader(a, b) == _MEASURE:
+            left = Measure.wrap(a)
+            return on_number(left.value, left.same_dimension(b, name).value)
+        return on_number(a, b)
+
+    operation.__name__ = name
+    return operation
+
+
+less = _compare("less", lambda a, b: a < b)
+less_equal = _compare("less_equal", lambda a, b: a <= b)
+
+
+def where(condition: Any, when_true: Any, when_false: Any) -> Any:
+    """`when_true` where the condition holds, else `when_false`; both sides are evaluated and must be finite."""
+    reader = _reader(when_true, when_false)
+    if reader == _MEASURE:
+        left = Measure.wrap(when_true)
+        right = left.same_dimension(when_false, "where")
+        dimension = left.dimension if left.dimension != DIMENSIONLESS else right.dimension
+        return Measure(left.value if condition else right.value, dimension)
+    if isinstance(condition, (bool, np.bool_)):
+        return when_true if condition else when_false
+    if isinstance(condition, np.ndarray):
+        return np.where(condition, when_true, when_false)
+    return _sympy().Piecewise((when_true, condition), (when_false, True))
