@@ -1,0 +1,506 @@
+r"""Memory laws of training: model states under ZeRO, activations, micro-batches in flight, logits and buffers.
+
+Every law takes what one rank holds: `n_params` after tensor and pipeline parallelism, `seq_len` after context
+parallelism. Shards are 1 or a degree, chosen by the caller, so that no law needs to know a ZeRO stage or a flag.
+"""
+
+from perfmodel.formulas._registry import formula
+from perfmodel.ops import minimum
+
+__all__ = [
+    "activation_bytes_per_layer",
+    "activation_bytes_per_layer_full_recompute",
+    "activation_bytes_per_layer_gated",
+    "activation_bytes_per_layer_korthikanti2022",
+    "activation_bytes_per_layer_selective_korthikanti2022",
+    "attention_activation_bytes",
+    "embedding_dropout_bytes_korthikanti2022",
+    "expert_activation_bytes",
+    "gated_mlp_activation_bytes",
+    "gathered_weight_bytes",
+    "gradient_bytes_per_rank",
+    "in_flight_microbatches_1f1b",
+    "in_flight_microbatches_gpipe",
+    "in_flight_microbatches_interleaved",
+    "in_flight_microbatches_zb_h2",
+    "logits_bytes",
+    "model_state_bytes_per_rank",
+    "optimizer_bytes_per_rank",
+    "output_layer_activation_bytes_korthikanti2022",
+    "weight_bytes_per_rank",
+]
+
+
+@formula
+def weight_bytes_per_rank(n_params, bytes_per_weight=2, shards=1):
+    r"""Bytes of the working weights that one rank keeps.
+
+    .. math:: W = \Psi w / n
+
+    Symbols      \Psi  n_params [1] parameters of this rank's tensor and pipeline shard;
+                 w  bytes_per_weight [B] 2 for bf16;
+                 n  shards [1] dp under ZeRO-3, else 1;  returns [B]
+    Assumptions  even shards, padding left out
+    Valid for    n_params >= 0; shards >= 1
+    Monotone     n_params +; bytes_per_weight +; shards -
+    Source       Rajbhandari et al. 2020, "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models",
+                 section 5.3, arXiv:1910.02054
+    Checked      through model_state_bytes_per_rank
+    """
+    return n_params * bytes_per_weight / shards
+
+
+@formula
+def gradient_bytes_per_rank(n_params, bytes_per_gradient=2, shards=1):
+    r"""Bytes of the gradients that one rank keeps until the optimizer step.
+
+    .. math:: G = \Psi g / n
+
+    Symbols      \Psi  n_params [1] parameters of this rank's tensor and pipeline shard;
+                 g  bytes_per_gradient [B] 2 in the ZeRO paper, 4 where accumulation is in fp32;
+                 n  shards [1] dp under ZeRO-2 and ZeRO-3, else 1;  returns [B]
+    Assumptions  even shards, padding left out
+    Valid for    n_params >= 0; shards >= 1
+    Monotone     n_params +; bytes_per_gradient +; shards -
+    Source       Rajbhandari et al. 2020, "ZeRO", section 5.2, arXiv:1910.02054
+    Checked      through model_state_bytes_per_rank
+    """
+    return n_params * bytes_per_gradient / shards
+
+
+@formula
+def optimizer_bytes_per_rank(n_params, bytes_per_optimizer_state=12, shards=1):
+    r"""Bytes of the optimizer state that one rank keeps.
+
+    .. math:: O = \Psi k / n
+
+    Symbols      \Psi  n_params [1] parameters of this rank's tensor and pipeline shard;
+                 k  bytes_per_optimizer_state [B] 12 for mixed-precision Adam (master weight, two moments);
+                 n  shards [1] dp under ZeRO-1, ZeRO-2 and ZeRO-3, else 1;  returns [B]
+    Assumptions  even shards, padding left out
+    Valid for    n_params >= 0; shards >= 1
+    Monotone     n_params +; bytes_per_optimizer_state +; shards -
+    Source       Rajbhandari et al. 2020, "ZeRO", section 3.1 (K = 12) and 5.1, arXiv:1910.02054
+    Checked      through model_state_bytes_per_rank
+    """
+    return n_params * bytes_per_optimizer_state / shards
+
+
+@formula
+def model_state_bytes_per_rank(
+    n_params,
+    weight_shards,
+    gradient_shards,
+    optimizer_shards,
+    bytes_per_weight=2,
+    bytes_per_gradient=2,
+    bytes_per_optimizer_state=12,
+):
+    r"""Bytes of weights, gradients and optimizer state on one rank, each with its own number of shards.
+
+    .. math:: S = \Psi (w / n_w + g / n_g + k / n_k)
+
+    Symbols      \Psi  n_params [1] parameters of this rank's tensor and pipeline shard;
+                 n_w  weight_shards [1] dp under ZeRO-3, else 1;
+                 n_g  gradient_shards [1] dp from ZeRO-2 on, else 1;
+                 n_k  optimizer_shards [1] dp from ZeRO-1 on, else 1;
+                 w  bytes_per_weight [B] working precision;  g  bytes_per_gradient [B] accumulation precision;
+                 k  bytes_per_optimizer_state [B] 12 for mixed-precision Adam;  returns [B]
+    Assumptions  even shards, no gathered weights (gathered_weight_bytes) and no buckets
+    Valid for    n_params >= 0; weight_shards >= 1; gradient_shards >= 1; optimizer_shards >= 1
+    Monotone     n_params +; weight_shards -; gradient_shards -; optimizer_shards -
+    Source       Rajbhandari et al. 2020, "ZeRO", Figure 1 and section 5, arXiv:1910.02054
+    Checked      ZeRO Figure 1: 7.5 B parameters, dp 64, four stages, to the digits given
+    Example      >>> model_state_bytes_per_rank(7.5e9, 1, 1, 1)
+                 120000000000.0
+    """
+    return (
+        weight_bytes_per_rank(n_params, bytes_per_weight, weight_shards)
+        + gradient_bytes_per_rank(n_params, bytes_per_gradient, gradient_shards)
+        + optimizer_bytes_per_rank(n_params, bytes_per_optimizer_state, optimizer_shards)
+    )
+
+
+@formula
+def gathered_weight_bytes(n_params_per_unit, live_units=2, bytes_per_weight=2):
+    r"""Bytes of whole units (layers, buckets) that ZeRO-3 or FSDP gathers for the moment of their use.
+
+    .. math:: U = u \Psi_u w
+
+    Symbols      \Psi_u  n_params_per_unit [1] parameters of the largest unit on this rank, before sharding;
+                 u  live_units [1] units held at once, 2 with one prefetched;
+                 w  bytes_per_weight [B] precision gathered;  returns [B]
+    Assumptions  units are freed after use (reshard after forward)
+    Valid for    n_params_per_unit >= 0; live_units >= 1
+    Monotone     n_params_per_unit +; live_units +; bytes_per_weight +
+    Source       Zhao et al. 2023, "PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel", section 3.2.1
+                 (peak is the shards plus the largest unsharded units), arXiv:2304.11277
+    """
+    return live_units * n_params_per_unit * bytes_per_weight
+
+
+@formula
+def activation_bytes_per_layer(
+    seq_len, micro_batch, d_model, n_heads, tp, sequence_shards, hidden_bytes, parallel_bytes, score_bytes
+):
+    r"""Activations of one layer from three parts: split by sequence, split by tensor parallelism, attention scores.
+
+    .. math:: A = s b \left(h \left(\frac{r}{n} + \frac{c}{t}\right) + q \frac{a s}{t}\right)
+
+    Symbols      s  seq_len [1] tokens per sequence;  b  micro_batch [1] sequences;  h  d_model [1] hidden size;
+                 a  n_heads [1] attention heads;  t  tp [1] tensor-parallel degree;
+                 n  sequence_shards [1] tp with sequence parallelism, else 1;
+                 r  hidden_bytes [B] per token and hidden unit in norms, residuals and dropouts;
+                 c  parallel_bytes [B] per token and hidden unit inside the two tensor-parallel blocks;
+                 q  score_bytes [B] per attention score, 0 when the core is recomputed or fused;  returns [B]
+    Assumptions  every stored tensor falls in one of the three parts, context parallelism off unless score_bytes is 0
+    Valid for    seq_len >= 1; micro_batch >= 1; tp >= 1; sequence_shards >= 1; hidden_bytes >= 0; parallel_bytes >= 0;
+                 score_bytes >= 0
+    Monotone     seq_len +; micro_batch +; d_model +; n_heads +; tp -; sequence_shards -; score_bytes +
+    Source       Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models", sections
+                 4.1-4.3, arXiv:2205.05198 (the common form of its equations 1, 2 and 4)
+    Checked      through its named variants
+    """
+    hidden = d_model * (hidden_bytes / sequence_shards + parallel_bytes / tp)
+    scores = score_bytes * n_heads * seq_len / tp
+    return seq_len * micro_batch * (hidden + scores)
+
+
+@formula
+def activation_bytes_per_layer_korthikanti2022(
+    seq_len, micro_batch, d_model, n_heads, tp, sequence_shards, hidden_bytes=10, parallel_bytes=24, score_bytes=5
+):
+    r"""Activations of one GPT layer (biased, 4h MLP, unfused attention, three dropouts), nothing recomputed.
+
+    .. math:: A = s b h \left(\frac{10}{n} + \frac{24}{t} + \frac{5 a s}{h t}\right)
+
+    Symbols      s  seq_len [1] tokens per sequence;  b  micro_batch [1] sequences;  h  d_model [1] hidden size;
+                 a  n_heads [1] attention heads;  t  tp [1] tensor-parallel degree;
+                 n  sequence_shards [1] tp with sequence parallelism, else 1;
+                 r  hidden_bytes [B] 4 norm inputs, 4 block inputs, 2 dropout masks;
+                 c  parallel_bytes [B] 6 for Q K V, 2 for the projection input, 8 + 8 around GeLU;
+                 q  score_bytes [B] 2 softmax output, 1 dropout mask, 2 dropout output;  returns [B]
+    Assumptions  16-bit activations, 1-byte masks, d_ff = 4 d_model, no grouped queries
+    Valid for    seq_len >= 1; micro_batch >= 1; tp >= 1; sequence_shards >= 1; fails for fused attention and gated MLPs
+    Monotone     seq_len +; micro_batch +; d_model +; n_heads +; tp -; sequence_shards -
+    Source       Korthikanti et al. 2022, equations 1 (tp = 1), 2 (sequence_shards = 1) and 4 (= tp), arXiv:2205.05198
+    Checked      Korthikanti Figure 7: none+SP of four models, worst .09 points (tests/test_laws.py)
+    """
+    return activation_bytes_per_layer(
+        seq_len, micro_batch, d_model, n_heads, tp, sequence_shards, hidden_bytes, parallel_bytes, score_bytes
+    )
+
+
+@formula
+def activation_bytes_per_layer_selective_korthikanti2022(
+    seq_len, micro_batch, d_model, tp, sequence_shards, hidden_bytes=10, parallel_bytes=24
+):
+    r"""Activations of one GPT layer when the attention core (scores, softmax, dropout, P V) is recomputed.
+
+    .. math:: A = s b h \left(\frac{10}{n} + \frac{24}{t}\right)
+
+    Symbols      s  seq_len [1] tokens per sequence;  b  micro_batch [1] sequences;  h  d_model [1] hidden size;
+                 t  tp [1] tensor-parallel degree;
+                 n  sequence_shards [1] tp with sequence parallelism, else 1;
+                 r  hidden_bytes [B] norm and block inputs, dropout masks;
+                 c  parallel_bytes [B] Q K V, projection input, around GeLU;  returns [B]
+    Assumptions  as activation_bytes_per_layer_korthikanti2022
+    Valid for    seq_len >= 1; micro_batch >= 1; tp >= 1; sequence_shards >= 1
+    Monotone     seq_len +; micro_batch +; d_model +; tp -; sequence_shards -
+    Source       Korthikanti et al. 2022, equation 6 and Table 2, arXiv:2205.05198
+    Checked      Korthikanti Figure 7: selective and selective+SP of four models, worst .14 points (tests/test_laws.py)
+    """
+    return activation_bytes_per_layer(
+        seq_len, micro_batch, d_model, 0, tp, sequence_shards, hidden_bytes, parallel_bytes, score_bytes=0
+    )
+
+
+@formula
+def activation_bytes_per_layer_full_recompute(seq_len, micro_batch, d_model, shards=1, bytes_per_activation=2):
+    r"""Activations of one layer when only its input is kept and everything else is recomputed.
+
+    .. math:: A = 2 s b h / n
+
+    Symbols      s  seq_len [1] tokens per sequence;  b  micro_batch [1] sequences;  h  d_model [1] hidden size;
+                 n  shards [1] 1 when every tensor-parallel rank keeps the whole input, tp when it is split (sequence
+                 parallelism or Megatron's distributed saved activations);
+                 w  bytes_per_activation [B] precision of the input;  returns [B]
+    Assumptions  one checkpoint per layer, the layer being recomputed is extra (one layer without recomputation)
+    Valid for    seq_len >= 1; micro_batch >= 1; shards >= 1
+    Monotone     seq_len +; micro_batch +; d_model +; shards -
+    Source       Korthikanti et al. 2022, Table 2 (last row, 2 s b h), arXiv:2205.05198; the split is Megatron-LM's
+                 distribute_saved_activations
+    Checked      Korthikanti Figure 7: full recomputation of four models with shards = 1, worst .10 points
+    """
+    return seq_len * micro_batch * d_model * bytes_per_activation / shards
+
+
+@formula
+def attention_activation_bytes(
+    seq_len,
+    micro_batch,
+    d_model,
+    n_heads,
+    n_kv_heads,
+    d_head,
+    tp,
+    sequence_shards,
+    hidden_tensors=2,
+    bytes_per_activation=2,
+    bytes_per_lse=4,
+):
+    r"""Activations of a norm and a fused (flash) attention block with grouped queries, without dropout.
+
+    .. math:: A = s b \left(\frac{r w h}{n} + \frac{w (2 a + 2 k) d + l a}{t}\right)
+
+    Symbols      s  seq_len [1] tokens per sequence on this rank;  b  micro_batch [1] sequences;
+                 h  d_model [1] hidden size;  a  n_heads [1] query heads;  k  n_kv_heads [1] key-value heads;
+                 d  d_head [1] head size;  t  tp [1] tensor-parallel degree;
+                 n  sequence_shards [1] tp with sequence parallelism, else 1;
+                 r  hidden_tensors [1] norm input and norm output (QKV input), 1 when the norm is recomputed;
+                 w  bytes_per_activation [B] precision;  l  bytes_per_lse [B] softmax statistics of flash attention;
+                 returns [B]
+    Assumptions  saved tensors are norm input, QKV input, Q (a d), K and V (k d each), attention output (a d, also the
+                 projection input) and the fp32 log-sum-exp (a); norm statistics (4 B a token) are left out, in-place
+                 rotary embedding
+    Valid for    seq_len >= 1; micro_batch >= 1; tp >= 1; sequence_shards >= 1; hidden_tensors >= 0; fails for tp above
+                 n_kv_heads, where K and V are replicated
+    Monotone     seq_len +; micro_batch +; d_model +; n_heads +; n_kv_heads +; d_head +; tp -; sequence_shards -
+    Source       derived: the list of saved tensors of Korthikanti et al. 2022, section 4.1, arXiv:2205.05198, with the
+                 core replaced by what flash attention saves (Dao et al. 2022, Algorithm 2, arXiv:2205.14135)
+    Checked      a GPT-wide block without grouped queries keeps the 4 + 8 B a token of Korthikanti section 4.1 without
+                 its dropout masks (tests/test_laws.py)
+    """
+    hidden = hidden_tensors * d_model * bytes_per_activation / sequence_shards
+    heads = (2 * n_heads + 2 * n_kv_heads) * d_head * bytes_per_activation + n_heads * bytes_per_lse
+    return seq_len * micro_batch * (hidden + heads / tp)
+
+
+@formula
+def gated_mlp_activation_bytes(
+    seq_len,
+    micro_batch,
+    d_model,
+    d_ff,
+    tp,
+    sequence_shards,
+    hidden_tensors=2,
+    ff_tensors=3,
+    bytes_per_activation=2,
+):
+    r"""Activations of a norm and a gated (SwiGLU) MLP block without dropout.
+
+    .. math:: A = s b w \left(\frac{r h}{n} + \frac{m f}{t}\right)
+
+    Symbols      s  seq_len [1] tokens per sequence on this rank;  b  micro_batch [1] sequences;
+                 h  d_model [1] hidden size;  f  d_ff [1] MLP width;  t  tp [1] tensor-parallel degree;
+                 n  sequence_shards [1] tp with sequence parallelism, else 1;
+                 r  hidden_tensors [1] norm input and norm output (gate and up input), 1 when the norm is recomputed;
+                 m  ff_tensors [1] gate, up and their product (down input), 2 when the product is recomputed and for a
+                 plain MLP;
+                 w  bytes_per_activation [B] precision;  returns [B]
+    Assumptions  fused activation that saves its two inputs, norm statistics (4 B a token) left out
+    Valid for    seq_len >= 1; micro_batch >= 1; tp >= 1; sequence_shards >= 1; hidden_tensors >= 0; ff_tensors >= 0
+    Monotone     seq_len +; micro_batch +; d_model +; d_ff +; tp -; sequence_shards -
+    Source       derived: the list of saved tensors of Korthikanti et al. 2022, section 4.1, arXiv:2205.05198, for the
+                 gated unit of Shazeer 2020, "GLU Variants Improve Transformer", arXiv:2002.05202
+    Checked      a plain 4h MLP (ff_tensors = 2) keeps the 4 + 16 B a token of Korthikanti section 4.1 without its
+                 dropout mask (tests/test_laws.py)
+    """
+    hidden = hidden_tensors * d_model / sequence_shards
+    return seq_len * micro_batch * bytes_per_activation * (hidden + ff_tensors * d_ff / tp)
+
+
+@formula
+def expert_activation_bytes(
+    routed_tokens, d_model, d_ff, etp=1, hidden_tensors=2, ff_tensors=3, bytes_per_activation=2
+):
+    r"""Activations of the routed experts of one layer on one rank.
+
+    .. math:: A = T w \left(r h + \frac{m f}{t_e}\right)
+
+    Symbols      T  routed_tokens [1] token copies that this rank's experts receive, imbalance included;
+                 h  d_model [1] hidden size;  f  d_ff [1] width of one expert;  t_e  etp [1] expert tensor parallelism;
+                 r  hidden_tensors [1] permuted input, and the expert output kept to weigh it by the router;
+                 m  ff_tensors [1] gate, up and their product, 2 when the product is recomputed;
+                 w  bytes_per_activation [B] precision;  returns [B]
+    Assumptions  dropless routing, router logits and index maps left out, the norm before the router counted elsewhere
+    Valid for    routed_tokens >= 0; etp >= 1; hidden_tensors >= 0; ff_tensors >= 0
+    Monotone     routed_tokens +; d_model +; d_ff +; etp -
+    Source       derived: gated_mlp_activation_bytes with the permuted copies of Megatron-Core's token dispatcher
+                 (github.com/NVIDIA/Megatron-LM, megatron/core/transformer/moe)
+    """
+    return routed_tokens * bytes_per_activation * (hidden_tensors * d_model + ff_tensors * d_ff / etp)
+
+
+@formula
+def activation_bytes_per_layer_gated(
+    seq_len,
+    micro_batch,
+    d_model,
+    d_ff,
+    n_heads,
+    n_kv_heads,
+    d_head,
+    tp,
+    sequence_shards,
+    bytes_per_activation=2,
+    bytes_per_lse=4,
+):
+    r"""Activations of one Llama-like layer: gated MLP, grouped queries, fused attention, nothing dropped or recomputed.
+
+    .. math:: A = s b \left(\frac{4 w h}{n} + \frac{w (2 a + 2 k) d + 3 w f + l a}{t}\right)
+
+    Symbols      s  seq_len [1] tokens per sequence on this rank;  b  micro_batch [1] sequences;
+                 h  d_model [1] hidden size;  f  d_ff [1] MLP width;  a  n_heads [1] query heads;
+                 k  n_kv_heads [1] key-value heads;  d  d_head [1] head size;  t  tp [1] tensor-parallel degree;
+                 n  sequence_shards [1] tp with sequence parallelism, else 1;
+                 w  bytes_per_activation [B] precision;  l  bytes_per_lse [B] softmax statistics of flash attention;
+                 returns [B]
+    Assumptions  saved tensors are those of attention_activation_bytes and gated_mlp_activation_bytes
+    Valid for    seq_len >= 1; micro_batch >= 1; tp >= 1; sequence_shards >= 1
+    Monotone     seq_len +; micro_batch +; d_model +; d_ff +; n_heads +; n_kv_heads +; d_head +; tp -; sequence_shards -
+    Source       derived: sum of attention_activation_bytes and gated_mlp_activation_bytes, after Korthikanti et al.
+                 2022, section 4.1, arXiv:2205.05198
+    """
+    return attention_activation_bytes(
+        seq_len,
+        micro_batch,
+        d_model,
+        n_heads,
+        n_kv_heads,
+        d_head,
+        tp,
+        sequence_shards,
+        bytes_per_activation=bytes_per_activation,
+        bytes_per_lse=bytes_per_lse,
+    ) + gated_mlp_activation_bytes(
+        seq_len, micro_batch, d_model, d_ff, tp, sequence_shards, bytes_per_activation=bytes_per_activation
+    )
+
+
+@formula
+def in_flight_microbatches_gpipe(n_microbatches):
+    r"""Micro-batches whose activations a stage holds at the peak of GPipe: all of them.
+
+    .. math:: k = m
+
+    Symbols      m  n_microbatches [1] micro-batches per step;  returns [1]
+    Valid for    n_microbatches >= 1
+    Monotone     n_microbatches +
+    Source       Narayanan et al. 2021, "Efficient Large-Scale Language Model Training on GPU Clusters Using
+                 Megatron-LM", section 2.2.1, arXiv:2104.04473
+    """
+    return n_microbatches
+
+
+@formula
+def in_flight_microbatches_1f1b(n_microbatches, pp, stage=0):
+    r"""Micro-batches whose activations a stage holds at the peak of 1F1B.
+
+    .. math:: k = \min(m, p - i)
+
+    Symbols      m  n_microbatches [1] micro-batches per step;  p  pp [1] pipeline stages;
+                 i  stage [1] 0 is the first;  returns [1]
+    Assumptions  one backward after each forward once the warm-up of p - i - 1 forwards is over
+    Valid for    n_microbatches >= 1; pp >= 1; stage >= 0; fails from stage pp on
+    Monotone     n_microbatches +; pp +; stage -
+    Source       Narayanan et al. 2021, section 2.2.1, arXiv:2104.04473; Korthikanti et al. 2022, section 4.2.3,
+                 arXiv:2205.05198
+    Checked      equal to the peak of a replayed 1F1B on every stage (tests/test_laws.py)
+    Example      >>> in_flight_microbatches_1f1b(64, 8, stage=1)
+                 7
+    """
+    return minimum(n_microbatches, pp - stage)
+
+
+@formula
+def in_flight_microbatches_interleaved(n_microbatches, pp, vpp, stage=0):
+    r"""Micro-batches in flight at the peak of the interleaved schedule, in activations of a whole stage (all chunks).
+
+    .. math:: k = \min\left(m, p + \frac{p - 1 - 2 i}{v}\right)
+
+    Symbols      m  n_microbatches [1] micro-batches per step;  p  pp [1] pipeline ranks;
+                 v  vpp [1] model chunks per rank;  i  stage [1] pipeline rank, 0 is the first;  returns [1]
+    Assumptions  warm-up of 2 (p - i - 1) + (v - 1) p chunks and one more, each 1/v of the rank's layers
+    Valid for    n_microbatches >= 1; pp >= 2; vpp >= 2; stage >= 0; fails from stage pp on
+    Monotone     n_microbatches +; pp +; stage -
+    Source       Korthikanti et al. 2022, section 4.2.3, L (1 + (p-1)/(p v)) layers on the first rank,
+                 arXiv:2205.05198; other ranks by the warm-up count of Megatron-LM, core/pipeline_parallel/schedules.py
+    Checked      equal to the peak of a replayed interleaved schedule on every rank (tests/test_laws.py)
+    """
+    return minimum(n_microbatches, pp + (pp - 1 - 2 * stage) / vpp)
+
+
+@formula
+def in_flight_microbatches_zb_h2(n_microbatches, pp):
+    r"""Micro-batches whose activations the first stage holds at the peak of the zero-bubble schedule ZB-H2.
+
+    .. math:: k = \min(m, 2 p - 1)
+
+    Symbols      m  n_microbatches [1] micro-batches per step;  p  pp [1] pipeline stages;  returns [1]
+    Assumptions  forward, input-gradient and weight-gradient passes take equal time
+    Valid for    n_microbatches >= 1; pp >= 1
+    Monotone     n_microbatches +; pp +
+    Source       Qi et al. 2023, "Zero Bubble Pipeline Parallelism", section 2 and Table 2, arXiv:2401.10241 (ZB-H1
+                 holds what 1F1B holds)
+    """
+    return minimum(n_microbatches, 2 * pp - 1)
+
+
+@formula
+def logits_bytes(seq_len, micro_batch, vocab_size, tp=1, bytes_per_logit=4):
+    r"""Bytes of one copy of the logits on the rank that computes the loss.
+
+    .. math:: A = 4 s b V / t
+
+    Symbols      s  seq_len [1] tokens per sequence on this rank;  b  micro_batch [1] sequences;
+                 V  vocab_size [1] vocabulary;  t  tp [1] degree that splits the vocabulary;
+                 w  bytes_per_logit [B] 4 for the fp32 that the cross entropy keeps, + 2 for a bf16 copy, + 4 where the
+                 gradient of the logits is a copy of its own;  returns [B]
+    Valid for    seq_len >= 1; micro_batch >= 1; vocab_size >= 1; tp >= 1
+    Monotone     seq_len +; micro_batch +; vocab_size +; tp -; bytes_per_logit +
+    Source       Korthikanti et al. 2022, section 4.3 (cross-entropy stores the logits in 32 bits, 4 s b v),
+                 arXiv:2205.05198
+    """
+    return seq_len * micro_batch * vocab_size * bytes_per_logit / tp
+
+
+@formula
+def output_layer_activation_bytes_korthikanti2022(
+    seq_len, micro_batch, d_model, vocab_size, shards, bytes_per_hidden=4, bytes_per_logit=4
+):
+    r"""Activations after the last layer: input of the final norm, input of the output layer, fp32 logits.
+
+    .. math:: A = \frac{4 s b h}{n} \left(1 + \frac{V}{h}\right)
+
+    Symbols      s  seq_len [1] tokens per sequence;  b  micro_batch [1] sequences;  h  d_model [1] hidden size;
+                 V  vocab_size [1] vocabulary;
+                 n  shards [1] tp (sequence parallelism and a vocabulary split);
+                 r  bytes_per_hidden [B] 2 for the norm input and 2 for the output-layer input;
+                 w  bytes_per_logit [B] fp32;  returns [B]
+    Assumptions  last pipeline stage only; sequence parallelism
+    Valid for    seq_len >= 1; micro_batch >= 1; shards >= 1
+    Monotone     seq_len +; micro_batch +; d_model +; vocab_size +; shards -
+    Source       Korthikanti et al. 2022, section 4.3, last term, arXiv:2205.05198
+    """
+    hidden = seq_len * micro_batch * d_model * bytes_per_hidden / shards
+    return hidden + logits_bytes(seq_len, micro_batch, vocab_size, shards, bytes_per_logit)
+
+
+@formula
+def embedding_dropout_bytes_korthikanti2022(seq_len, micro_batch, d_model, pp, shards, bytes_per_mask=1):
+    r"""Dropout masks after the input embedding, held on the first stage for every micro-batch in flight.
+
+    .. math:: A = s b h p / n
+
+    Symbols      s  seq_len [1] tokens per sequence;  b  micro_batch [1] sequences;  h  d_model [1] hidden size;
+                 p  pp [1] micro-batches in flight on the first stage;
+                 n  shards [1] tp with sequence parallelism, else 1;
+                 w  bytes_per_mask [B] one mask element;  returns [B]
+    Assumptions  first stage of 1F1B only
+    Valid for    seq_len >= 1; micro_batch >= 1; pp >= 1; shards >= 1
+    Monotone     seq_len +; micro_batch +; d_model +; pp +; shards -
+    Source       Korthikanti et al. 2022, section 4.3, first term, arXiv:2205.05198
+    """
+    return seq_len * micro_batch * d_model * pp * bytes_per_mask / shards

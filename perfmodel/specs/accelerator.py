@@ -1,0 +1,77 @@
+"""One accelerator: the device that one process drives, as ten numbers with their sources."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from perfmodel.errors import PlanError, unknown_name
+from perfmodel.specs import registry
+from perfmodel.specs.quantity import Quantity, QuantityOrZero, SourcedSpec
+
+__all__ = ["PRECISIONS", "Accelerator", "Precision", "load_accelerator"]
+
+Precision = Literal["fp32", "tf32", "fp16", "bf16", "fp8", "mxfp8", "nvfp4", "mxfp4", "int8", "int4"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "fp16", "bf16", "fp8", "mxfp8", "nvfp4", "mxfp4", "int8", "int4")
+
+
+class Accelerator(SourcedSpec):
+    """An accelerator in base units; bare numbers are taken as the user's assumptions. Raises `SpecError`.
+
+    Peaks are dense, in flop/s (integer precisions: op/s). `sram_bytes` is the shared memory and L1 of one core (SM),
+    the fast memory of the attention I/O law; `link_byte_per_s` is scale-up, one direction; prices per accelerator.
+    """
+
+    id: str = "custom"
+    name: str = ""
+    vendor: str = ""
+    architecture: str = ""
+    relative: str | None = None
+    """Id of the nearest accelerator with calibrated kernel constants, for one that has none."""
+    peak_flop_per_s: dict[Precision, Quantity]
+    sparse_peak_flop_per_s: dict[Precision, Quantity] | None = None
+    hbm_byte_per_s: Quantity
+    hbm_bytes: Quantity
+    sram_bytes: Quantity
+    l2_bytes: Quantity
+    n_cores: Quantity
+    link_byte_per_s: Quantity
+    tdp_w: Quantity
+    idle_w: Quantity
+    usd_per_hour: QuantityOrZero
+
+    def peak(self, dtype: str) -> Quantity:
+        """Dense peak of a precision [flop/s]; raises `PlanError` where the accelerator has none."""
+        for precision, value in self.peak_flop_per_s.items():
+            if precision == dtype:
+                return value
+        raise PlanError(f"{self.id}: {unknown_name('precision', dtype, self.peak_flop_per_s)}")
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Accelerator:
+        if not self.peak_flop_per_s:
+            raise ValueError("peak_flop_per_s: is empty; give the dense peak of at least one precision")
+        if not self.n_cores.is_integer():
+            raise ValueError(f"n_cores: must be a whole number (got {float(self.n_cores):g})")
+        if self.idle_w > self.tdp_w:
+            raise ValueError(f"idle_w: must be at most tdp_w, {float(self.tdp_w):g} (got {float(self.idle_w):g})")
+        for dtype, sparse in (self.sparse_peak_flop_per_s or {}).items():
+            dense = self.peak_flop_per_s.get(dtype)
+            if dense is None or sparse < dense:
+                known = "none" if dense is None else f"{float(dense):g}"
+                raise ValueError(
+                    f"sparse_peak_flop_per_s.{dtype}: needs a dense peak that is not larger (dense peak: {known})"
+                )
+        return self
+
+
+def load_accelerator(what: str | Path | Mapping[str, Any] | Accelerator) -> Accelerator:
+    """The accelerator named by an id, a path or a dict; raises `SpecError`.
+
+    >>> float(load_accelerator("h100-sxm").hbm_byte_per_s)
+    3350000000000.0
+    """
+    return registry.load("accelerators", what, Accelerator)
