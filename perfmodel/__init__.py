@@ -1,2 +1,40 @@
-"""perfmodel."""
-__version__ = "0.1.0"
+"""perfmodel: analytical performance models and planners for machine-learning systems.
+
+Names are loaded on first use, so that `import perfmodel` and `perfmodel --help` cost nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from perfmodel._version import __version__
+
+_HOMES = {
+    "Accelerator": "perfmodel.specs.accelerator",
+    "Architecture": "perfmodel.specs.architecture",
+    "Cluster": "perfmodel.specs.cluster",
+    "ParallelLayout": "perfmodel.predict.layout",
+    "PerfModelError": "perfmodel.errors",
+    "PlanError": "perfmodel.errors",
+    "SpecError": "perfmodel.errors",
+    "estimate_training": "perfmodel.predict.training",
+    "explain": "perfmodel.formulas",
+    "load_accelerator": "perfmodel.specs.accelerator",
+    "load_cluster": "perfmodel.specs.cluster",
+    "load_model": "perfmodel.specs.huggingface",
+    "load_software": "perfmodel.specs.software",
+    "plan_training": "perfmodel.plan.training",
+}
+
+__all__ = ["__version__", *sorted(_HOMES)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'perfmodel' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

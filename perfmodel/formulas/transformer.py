@@ -69,6 +69,7 @@ def training_flops_sc21(global_batch, seq_len, n_layers, d_model, vocab_size, fl
     Monotone     global_batch +; seq_len +; n_layers +; d_model +; vocab_size +
     Source       Narayanan et al. 2021 (SC21), "Efficient Large-Scale Language Model Training on GPU Clusters Using
                  Megatron-LM", eq. 3, arXiv:2104.04473
+    Checked      SC21 Table 2: days for 300B tokens at the rate reached, three rows
     """
     layer_macs = 48 * global_batch * seq_len * n_layers * d_model**2
     return flop_per_mac * layer_macs * (1 + seq_len / (6 * d_model) + vocab_size / (16 * n_layers * d_model))
@@ -83,7 +84,8 @@ def training_flops_6nd(n_params, n_tokens, flop_per_mac=2):
     Symbols      N  n_params [1] parameters that multiply;  D  n_tokens [1] training tokens;
                  c  flop_per_mac [flop] work of one multiply-add;  returns [flop]
     Assumptions  one multiply-add per parameter and token forward, two backward
-    Valid for    n_params >= 1; n_tokens >= 1; 2 <= flop_per_mac <= 2; fails when the sequence is long against 12 d_model
+    Valid for    n_params >= 1; n_tokens >= 1; 2 <= flop_per_mac <= 2;
+                 fails when the sequence is long against 12 d_model
     Monotone     n_params +; n_tokens +
     Source       Kaplan et al. 2020, "Scaling Laws for Neural Language Models", section 2.1, arXiv:2001.08361
     Checked      Brown et al. 2020 Table D.1: three sizes, within the digits given

@@ -1,0 +1,1 @@
+"""What exists: accelerators, networks, clusters, models and software, each number with its source."""

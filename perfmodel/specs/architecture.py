@@ -27,7 +27,8 @@ BYTE_PER_VALUE = {
     "nvfp4": 0.5 + 1 / 16,
 }
 
-Count = Annotated[int, Field(gt=0)]
+# A size beyond 10^9 is a slip, and products of such sizes would no longer be exact as float64.
+Count = Annotated[int, Field(gt=0, le=10**9)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Dtype = Literal["fp32", "tf32", "fp16", "bf16", "fp8", "int8", "int4", "mxfp8", "mxfp4", "nvfp4"]
 
@@ -98,7 +99,9 @@ class Architecture(Spec):
             filled.setdefault("vocab_padded", filled["vocab_size"])
         if "d_head" not in filled and type(n_heads) is int and type(d_model) is int and n_heads > 0:
             if d_model % n_heads:
-                raise ValueError(f"d_head: missing, and d_model {d_model} is no multiple of n_heads {n_heads}; give d_head")
+                raise ValueError(
+                    f"d_head: missing, and d_model {d_model} is no multiple of n_heads {n_heads}; give d_head"
+                )
             filled["d_head"] = d_model // n_heads
         return filled
 

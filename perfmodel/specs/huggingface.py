@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,11 +124,12 @@ def load_model(what: str | Path | Mapping[str, Any] | Architecture) -> Architect
         return _architecture(what, registry.read_json(_downloaded(what)), {"id": what})
     if registry.is_path(what) or (what not in registry.ids("models") and Path(what).is_dir()):
         path = _config_in(Path(what))
-        label = str(path)
-    else:
-        path, label = registry.path_of("models", str(what)), str(what)
-    own_id = path.resolve().parent.name if path.name == "config.json" else path.stem
-    return _architecture(label, registry.read_json(path), {"id": own_id, "source": _source_beside(path)})
+        own_id = path.resolve().parent.name if path.name == "config.json" else path.stem
+        return _architecture(str(path), registry.read_json(path), {"id": own_id})
+    path = registry.path_of("models", str(what))
+    provenance = path.with_name("source.toml")
+    source = validated(str(provenance), registry.read_toml(provenance), ModelSource)
+    return _architecture(str(what), registry.read_json(path), {"id": what, "source": source})
 
 
 def _config_in(path: Path) -> Path:
@@ -139,13 +141,10 @@ def _config_in(path: Path) -> Path:
     return config
 
 
-def _source_beside(config: Path) -> ModelSource | None:
-    path = config.with_name("source.toml")
-    return validated(str(path), registry.read_toml(path), ModelSource) if path.is_file() else None
-
-
 def _downloaded(what: str) -> Path:
     repository = what.removeprefix("hf:")
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repository):
+        raise SpecError(f"model: must be 'hf:org/name' (got {what!r})")
     try:
         from huggingface_hub import hf_hub_download
     except ImportError:
@@ -165,17 +164,13 @@ def _architecture(label: str, config: dict[str, Any], known: dict[str, Any]) -> 
     elif isinstance(family, str) and family in _FAMILIES:
         fields = _read_family(label, config, _FAMILIES[family])
     else:
-        what = "missing" if family is None else unknown_name("model_type", family, SUPPORTED_FAMILIES)
-        known_types = f"; allowed: {', '.join(SUPPORTED_FAMILIES)}" if family is None else ""
-        raise SpecError(
-            f'{label}: model_type: {what}{known_types}; describe another dense decoder with model_type: "{OWN_FAMILY}"'
-        )
-    given = {key: value for key, value in fields.items() if value is not None}
-    filled = {key: value for key, value in known.items() if value is not None} | given
-    source = filled.get("source")
-    name = source.name if isinstance(source, ModelSource) else ""
-    filled.setdefault("name", name or filled.get("id", "model"))
-    return validated(label, filled, Architecture)
+        missing = f"missing; allowed: {', '.join(SUPPORTED_FAMILIES)}"
+        fault = missing if family is None else unknown_name("model_type", family, SUPPORTED_FAMILIES)
+        way_out = f'describe another dense decoder with model_type: "{OWN_FAMILY}"'
+        raise SpecError(f"{label}: model_type: {fault}; {way_out}")
+    source = known.get("source")
+    name = source.name if source else known.get("id", "")
+    return validated(label, {"name": name} | known | fields, Architecture)
 
 
 def _read_family(label: str, config: Mapping[str, Any], family: _Family) -> dict[str, Any]:
@@ -198,18 +193,18 @@ def _value(label: str, config: Mapping[str, Any], key: _Key) -> Any:
     fits = isinstance(value, (int, float) if key.kind is float else key.kind)
     if not fits or (isinstance(value, bool) and key.kind is not bool):
         raise SpecError(f"{label}: {key.name}: must be {wanted} (got {value!r})")
-    if key.kind in (int, float) and not (math.isfinite(value) and value > 0):
+    if key.kind in (int, float) and not 0 < value < math.inf:  # false for NaN too
         raise SpecError(f"{label}: {key.name}: must be {wanted} more than zero (got {value!r})")
     return value
 
 
 def _read_rope(label: str, config: Mapping[str, Any], keys: Mapping[str, _Key]) -> dict[str, Any]:
     settings: Mapping[str, Any] = {}
-    for key in ("rope_parameters", "rope_scaling"):
-        if config.get(key) is not None:
-            settings = config[key]
+    for place in ("rope_parameters", "rope_scaling"):
+        if config.get(place) is not None:
+            settings = config[place]
             if not isinstance(settings, Mapping):
-                raise SpecError(f"{label}: {key}: must be an object (got {settings!r})")
+                raise SpecError(f"{label}: {place}: must be an object (got {settings!r})")
             break
     rope = {}
     for name, key in keys.items():

@@ -6,6 +6,8 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping
+from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
     _Model = TypeVar("_Model", bound=BaseModel)
 
-__all__ = ["KIND_FOLDERS", "data_folder", "ids", "is_path", "load", "path_of", "read_json", "read_toml"]
+__all__ = ["KIND_FOLDERS", "data_folder", "data_version", "ids", "is_path", "load", "path_of", "read_json", "read_toml"]
 
 KIND_FOLDERS = {
     "accelerators": ("hardware_specs", "accelerators"),
@@ -36,6 +38,18 @@ def data_folder(kind: str) -> Path:
     parts = KIND_FOLDERS[kind]
     installed = _PACKAGE.joinpath("_data", *parts)
     return installed if installed.is_dir() else _PACKAGE.parent.joinpath(*parts)
+
+
+@cache
+def data_version() -> str:
+    """A digest of every shipped description: the same version and digest give the same answers."""
+    digest = sha256()
+    for kind in KIND_FOLDERS:
+        folder = data_folder(kind)
+        for path in sorted(p for p in folder.rglob("*") if p.suffix in (".toml", ".json")):
+            digest.update(path.relative_to(folder).as_posix().encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def ids(kind: str) -> list[str]:

@@ -1,0 +1,71 @@
+"""What a plan says: the decision, its prediction, and the proof that nothing better was left out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from perfmodel.predict.records import Record, TrainingEstimate
+
+__all__ = ["Alternative", "Certificate", "Constraint", "Sensitivity", "TrainingPlan"]
+
+
+class Constraint(Record):
+    """A limit, what the plan uses of it, and what is left (units in the name)."""
+
+    name: str
+    limit: float
+    value: float
+    slack: float
+
+
+class Certificate(Record):
+    """How the plan was found and what it proves; `pruned` counts candidates removed by each named rule."""
+
+    method: str
+    optimal: bool
+    bound: float | None
+    gap: float | None
+    candidates: int
+    priced: int
+    pruned: dict[str, int]
+    stopped_by: str | None = None
+
+
+class Sensitivity(Record):
+    """Elasticity of the step time: the relative change for a relative change of one quantity."""
+
+    quantity: str
+    elasticity: float
+    if_doubled_step_time_s: float
+
+
+class Alternative(Record):
+    """Another layout: on the frontier of step time, memory and cost, or tied with the best within the interval."""
+
+    layout: dict[str, Any]
+    step_time_s: float
+    step_time_interval_s: tuple[float, float]
+    memory_bytes: float
+    cost_usd_per_step: float
+    energy_j_per_step: float
+    accelerators_used: int
+    mfu: float
+    tied: bool
+
+
+class TrainingPlan(Record):
+    """The best layout found, why, and what else was close; `feasible` is False when nothing fits."""
+
+    document: str = "perfmodel/training-plan/1"
+    perfmodel_version: str
+    data_version: str
+    request: dict[str, Any]
+    feasible: bool
+    decision: dict[str, Any] | None
+    prediction: TrainingEstimate | None
+    constraints: tuple[Constraint, ...]
+    alternatives: tuple[Alternative, ...]
+    certificate: Certificate
+    sensitivities: tuple[Sensitivity, ...]
+    infeasible_because: tuple[str, ...]
+    sources: tuple[str, ...]

@@ -1,0 +1,101 @@
+"""The two building blocks of every prediction: what an operation costs, and the tree of terms it stands in.
+
+Both hold Python floats for one scenario or float64 arrays for many; nothing here knows which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from perfmodel.ops import maximum
+
+__all__ = ["Cost", "Node", "total"]
+
+# A float or a float64 array of one value per scenario.
+Number = Any
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Seconds of an operation, its bounds, and how long each resource would work on it alone [s].
+
+    `lower` is perfect overlap, `upper` none. `compute_s`, `memory_s` and `link_s` say what binds.
+    """
+
+    seconds: Number = 0.0
+    lower: Number = 0.0
+    upper: Number = 0.0
+    compute_s: Number = 0.0
+    memory_s: Number = 0.0
+    link_s: Number = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.seconds + other.seconds,
+            self.lower + other.lower,
+            self.upper + other.upper,
+            self.compute_s + other.compute_s,
+            self.memory_s + other.memory_s,
+            self.link_s + other.link_s,
+        )
+
+    def __mul__(self, times: Number) -> Cost:
+        return Cost(
+            self.seconds * times,
+            self.lower * times,
+            self.upper * times,
+            self.compute_s * times,
+            self.memory_s * times,
+            self.link_s * times,
+        )
+
+    __rmul__ = __mul__
+
+    @property
+    def busy_seconds(self) -> Number:
+        """Time that the busiest resource works."""
+        return maximum(self.compute_s, self.memory_s, self.link_s)
+
+    @property
+    def bound_by(self) -> str:
+        """The resource that binds one scenario (not arrays): compute, memory, link or latency."""
+        resources = {"compute": self.compute_s, "memory": self.memory_s, "link": self.link_s}
+        name, busiest = max(resources.items(), key=lambda item: item[1])
+        return name if busiest > 0.5 * self.seconds else "latency"
+
+
+def total(costs: Iterable[Cost]) -> Cost:
+    """The sum of costs, in order."""
+    result = Cost()
+    for cost in costs:
+        result = result + cost
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A named term of a prediction. A leaf has a cost; a parent is the sum of its children, in order."""
+
+    name: str
+    cost: Cost = field(default_factory=Cost)
+    bound_by: str | None = None
+    children: tuple[Node, ...] = ()
+
+    @classmethod
+    def of(cls, name: str, *children: Node) -> Node:
+        """A parent of these terms."""
+        return cls(name, total(child.cost for child in children), None, children)
+
+    @classmethod
+    def wait(cls, name: str, seconds: Number, bound_by: str, lower: Number = 0.0, upper: Number | None = None) -> Node:
+        """A term in which no resource works: a bubble, a host that is late, a slow neighbour."""
+        return cls(name, Cost(seconds, lower, seconds if upper is None else upper), bound_by)
+
+    def leaves(self) -> Iterator[Node]:
+        """Every term without children, depth first."""
+        if not self.children:
+            yield self
+        for child in self.children:
+            yield from child.leaves()

@@ -1,0 +1,156 @@
+"""How a model is spread over accelerators: the layout, and whether it fits a model, a cluster and a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from perfmodel.errors import PlanError, unknown_name
+from perfmodel.specs.architecture import Architecture
+from perfmodel.specs.cluster import Cluster
+
+__all__ = ["RECOMPUTE", "SCHEDULES", "ParallelLayout", "check_layout", "make_layout"]
+
+SCHEDULES = ("gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2", "zb-1p", "zb-2p", "zb-v", "v-half", "v-min", "dualpipe")
+PRICED_SCHEDULES = ("gpipe", "1f1b", "interleaved")
+RECOMPUTE = ("none", "selective", "full")
+_DEGREES = ("tp", "pp", "dp", "cp", "ep", "etp", "attention_dp", "vpp", "micro_batch")
+
+
+class ParallelLayout(BaseModel):
+    """A parallel layout; `tp * pp * dp * cp` is the number of accelerators used. Raises `PlanError`.
+
+    `micro_batch` counts sequences; `dp_shard` is how many of the dp ranks share one ZeRO shard (None: all).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tp: int = 1
+    pp: int = 1
+    dp: int = 1
+    cp: int = 1
+    ep: int = 1
+    etp: int = 1
+    attention_dp: int = 1
+    vpp: int = 1
+    micro_batch: int = 1
+    zero_stage: int = 1
+    dp_shard: int | None = None
+    sequence_parallel: bool = True
+    recompute: Literal["none", "selective", "full"] = "selective"
+    recompute_modules: tuple[str, ...] = ()
+    schedule: str = "1f1b"
+    stage_layers: tuple[int, ...] | None = None
+    vocab_parallel: Literal["none", "vocab-1", "vocab-2", "interlaced"] = "none"
+    offload: dict[str, float] = Field(default_factory=dict)
+    overlap: bool | None = None
+
+    def __init__(self, **data: Any) -> None:
+        try:
+            super().__init__(**data)
+        except ValidationError as error:
+            raise PlanError(_one_line(error)) from None
+
+    @field_validator(*_DEGREES, "dp_shard", mode="before")
+    @classmethod
+    def _whole_degree(cls, value: Any) -> Any:
+        if value is None:
+            return value
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value or value < 1 or value % 1:
+            raise ValueError("must be a whole number >= 1")
+        return int(value)
+
+    @field_validator("zero_stage", mode="before")
+    @classmethod
+    def _zero_stage(cls, value: Any) -> Any:
+        if isinstance(value, bool) or value not in (0, 1, 2, 3):
+            raise ValueError("must be 0, 1, 2 or 3")
+        return int(value)
+
+    @field_validator("schedule")
+    @classmethod
+    def _schedule(cls, value: str) -> str:
+        if value not in SCHEDULES:
+            raise ValueError(unknown_name("schedule", value, SCHEDULES))
+        return value
+
+    @property
+    def accelerators(self) -> int:
+        """Accelerators that the layout uses."""
+        return self.tp * self.pp * self.dp * self.cp
+
+    @property
+    def full_data_parallel(self) -> int:
+        """Ranks among which a ZeRO shard is split."""
+        return self.dp_shard or self.dp
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"layout: {unknown_name('key', key, ParallelLayout.model_fields, shown=20)}"
+    message = first["msg"].removeprefix("Value error, ")
+    got = "" if message.startswith("unknown ") else f" (got {first['input']!r})"
+    return f"layout: {key}: {message}{got}"
+
+
+def make_layout(layout: ParallelLayout | Mapping[str, Any]) -> ParallelLayout:
+    """A layout from itself or a mapping; an unknown key is refused with the nearest match (`PlanError`)."""
+    return layout if isinstance(layout, ParallelLayout) else ParallelLayout(**layout)
+
+
+def check_layout(layout: ParallelLayout, model: Architecture, cluster: Cluster, global_batch: int, seq_len: int) -> None:
+    """Raise `PlanError` for the first reason why this layout cannot run; say what would."""
+    tp, pp, vpp = layout.tp, layout.pp, layout.vpp
+    if layout.schedule not in PRICED_SCHEDULES:
+        raise PlanError(f"schedule: {layout.schedule!r} is not priced yet; allowed: {', '.join(PRICED_SCHEDULES)}")
+    if vpp > 1 and layout.schedule != "interleaved":
+        raise PlanError(
+            f"vpp: {vpp} chunks need schedule 'interleaved' (got schedule {layout.schedule!r}); allowed with it: 1"
+        )
+    if layout.schedule == "interleaved" and vpp == 1:
+        raise PlanError("vpp: schedule 'interleaved' needs vpp >= 2 (got 1); use '1f1b' otherwise")
+    for name in ("cp", "ep", "etp", "attention_dp"):
+        if getattr(layout, name) != 1:
+            raise PlanError(f"{name}: only 1 is priced yet (got {getattr(layout, name)})")
+    if layout.stage_layers or layout.offload or layout.recompute_modules or layout.vocab_parallel != "none":
+        raise PlanError("stage_layers, offload, recompute_modules, vocab_parallel: only their defaults are priced yet")
+    if model.n_heads % tp:
+        raise PlanError(f"tp: must divide n_heads {model.n_heads} (got {tp}); allowed: {_divisors(model.n_heads)}")
+    if model.n_kv_heads % tp and tp % model.n_kv_heads:
+        raise PlanError(f"tp: must divide n_kv_heads {model.n_kv_heads} or be a multiple of it (got {tp})")
+    if model.d_ff % tp or model.vocab_padded % tp and tp > model.vocab_padded:
+        raise PlanError(f"tp: must divide d_ff {model.d_ff} (got {tp}); allowed: {_divisors(model.d_ff)}")
+    if layout.sequence_parallel and seq_len % tp:
+        raise PlanError(f"sequence_parallel: tp {tp} must divide seq_len {seq_len}; or turn it off")
+    if pp * vpp > model.n_layers:
+        raise PlanError(
+            f"pp: {pp} stages of {vpp} chunks need {pp * vpp} layers, {model.id} has {model.n_layers}; "
+            f"at most pp * vpp = {model.n_layers}"
+        )
+    if layout.accelerators > cluster.accelerators:
+        raise PlanError(
+            f"layout: tp * pp * dp * cp = {layout.accelerators} accelerators, {cluster.id} has {cluster.accelerators}"
+        )
+    if layout.dp_shard is not None and layout.dp % layout.dp_shard:
+        raise PlanError(f"dp_shard: must divide dp {layout.dp} (got {layout.dp_shard})")
+    share = layout.dp * layout.micro_batch
+    if global_batch % share:
+        raise PlanError(
+            f"global_batch: {global_batch} must be a multiple of dp * micro_batch = {layout.dp} * "
+            f"{layout.micro_batch} = {share}; nearest: {max(share, round(global_batch / share) * share)}"
+        )
+    if vpp > 1 and (global_batch // share) % pp:
+        raise PlanError(
+            f"global_batch: interleaving needs a number of micro-batches that is a multiple of pp {pp} "
+            f"(got {global_batch // share})"
+        )
+    if seq_len > model.max_seq_len and model.learned_positions:
+        raise PlanError(f"seq_len: {model.id} has {model.max_seq_len} learned positions (got {seq_len})")
+
+
+def _divisors(number: int, shown: int = 10) -> str:
+    return ", ".join(str(d) for d in range(1, number + 1) if number % d == 0)[: shown * 6]

@@ -1,0 +1,259 @@
+"""`estimate_training`: from a model, a cluster and a layout to the record of one step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from perfmodel._version import __version__
+from perfmodel.errors import OutOfRangeError, PlanError, unknown_name
+from perfmodel.formulas.cost import cost_usd, energy_j, energy_kwh
+from perfmodel.ops import minimum
+from perfmodel.predict.cost import Number, total
+from perfmodel.predict.layout import ParallelLayout, check_layout, make_layout
+from perfmodel.predict.memory import OPTIMIZER_BYTES
+from perfmodel.predict.records import MemoryBytes, TrainingEstimate, Warned, term_of
+from perfmodel.predict.step import Degrees, Step, StepModel
+from perfmodel.predict.uncertainty import interval_of, widenings
+from perfmodel.specs.architecture import Architecture
+from perfmodel.specs.cluster import Cluster, load_cluster
+from perfmodel.specs.efficiency import load_efficiency
+from perfmodel.specs.huggingface import load_model
+from perfmodel.specs.quantity import quantities
+from perfmodel.specs.registry import data_version
+from perfmodel.specs.software import Software, load_software
+
+__all__ = [
+    "TRAINING_PRECISIONS",
+    "TrainingTask",
+    "degrees_of",
+    "describe",
+    "estimate_training",
+    "step_cost_usd",
+    "step_energy_j",
+    "training_task",
+]
+
+TRAINING_PRECISIONS = ("fp16", "bf16")
+ModelLike = Architecture | str | Path | Mapping[str, Any]
+ClusterLike = Cluster | str | Path | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TrainingTask:
+    """A checked question: everything about a training step except the layout."""
+
+    model: Architecture
+    cluster: Cluster
+    software: Software
+    global_batch: int
+    seq_len: int
+    precision: str
+    optimizer: str
+    tokens: float | None
+    steps: StepModel
+    notes: tuple[str, ...]
+
+    def request(self) -> dict[str, Any]:
+        """The resolved request without the layout."""
+        return {
+            "model": self.model.id,
+            "cluster": self.cluster.id,
+            "accelerators": self.cluster.accelerators,
+            "global_batch": self.global_batch,
+            "seq_len": self.seq_len,
+            "precision": self.precision,
+            "software": self.software.id,
+            "optimizer": self.optimizer,
+            "tokens": self.tokens,
+        }
+
+
+def training_task(
+    model: ModelLike,
+    cluster: ClusterLike,
+    *,
+    global_batch: int,
+    seq_len: int,
+    precision: str = "bf16",
+    software: Software | str | Mapping[str, Any] | None = None,
+    optimizer: str = "adam-mixed",
+    tokens: float | None = None,
+) -> TrainingTask:
+    """Load and check everything; raises `SpecError` and `PlanError` before any work."""
+    architecture = load_model(model)
+    machine = load_cluster(cluster)
+    if precision not in TRAINING_PRECISIONS:
+        raise PlanError(unknown_name("precision", precision, TRAINING_PRECISIONS))
+    if optimizer not in OPTIMIZER_BYTES:
+        raise PlanError(unknown_name("optimizer", optimizer, OPTIMIZER_BYTES))
+    stack = load_software(software)
+    efficiency = load_efficiency(machine.accelerator.id, machine.accelerator.relative)
+    if tokens is not None:
+        tokens = _positive("tokens", tokens)
+    steps = StepModel(architecture, machine, efficiency, stack, dtype=precision, optimizer=optimizer)
+    return TrainingTask(
+        model=architecture,
+        cluster=machine,
+        software=stack,
+        global_batch=_count("global_batch", global_batch),
+        seq_len=_count("seq_len", seq_len),
+        precision=precision,
+        optimizer=optimizer,
+        tokens=tokens,
+        steps=steps,
+        notes=(*efficiency.inherited, *stack.inherits),
+    )
+
+
+def estimate_training(
+    model: ModelLike,
+    cluster: ClusterLike,
+    *,
+    layout: ParallelLayout | Mapping[str, Any],
+    global_batch: int,
+    seq_len: int,
+    precision: str = "bf16",
+    software: Software | str | Mapping[str, Any] | None = None,
+    optimizer: str = "adam-mixed",
+    tokens: float | None = None,
+) -> TrainingEstimate:
+    """Time, memory, energy and cost of one training step of `global_batch` sequences of `seq_len` tokens.
+
+    `tokens` adds the totals of a whole run. Raises `SpecError` for a bad description and `PlanError` for arguments
+    that cannot run together; an estimate that does not fit in memory is returned with `fits=False`.
+    """
+    task = training_task(
+        model,
+        cluster,
+        global_batch=global_batch,
+        seq_len=seq_len,
+        precision=precision,
+        software=software,
+        optimizer=optimizer,
+        tokens=tokens,
+    )
+    chosen = make_layout(layout)
+    check_layout(chosen, task.model, task.cluster, task.global_batch, task.seq_len)
+    return describe(task, chosen, task.steps.price(degrees_of(chosen), task.global_batch, task.seq_len))
+
+
+def degrees_of(layout: ParallelLayout) -> Degrees:
+    """The numbers of a layout as the step model takes them."""
+    return Degrees(
+        tp=float(layout.tp),
+        pp=float(layout.pp),
+        dp=float(layout.dp),
+        vpp=float(layout.vpp),
+        micro_batch=float(layout.micro_batch),
+        shards=float(layout.full_data_parallel),
+        zero_stage=layout.zero_stage,
+        sequence_parallel=layout.sequence_parallel and layout.tp > 1,
+        recompute=layout.recompute,
+        gpipe=layout.schedule == "gpipe",
+    )
+
+
+def describe(task: TrainingTask, layout: ParallelLayout, step: Step) -> TrainingEstimate:
+    """The record of a step that was priced with scalars."""
+    seconds = float(step.seconds)
+    tokens_per_s = task.global_batch * task.seq_len / seconds
+    accelerators = layout.accelerators
+    peak = float(task.cluster.accelerator.peak(task.precision)) * accelerators * seconds
+    full, causal = (
+        3.0 * task.model.forward_flops(task.global_batch, task.seq_len, attention=kind) for kind in ("full", "causal")
+    )
+    energy = float(step_energy_j(task, accelerators, step))
+    cost = float(step_cost_usd(task, accelerators, seconds))
+    memory = _memory(task, step)
+    warnings = tuple(Warned(**found) for found in widenings(task.cluster, task.software, task.precision, task.notes))
+    return TrainingEstimate(
+        perfmodel_version=__version__,
+        data_version=data_version(),
+        request=task.request() | {"layout": layout.model_dump(mode="json")},
+        step_time_s=seconds,
+        step_time_lower_s=float(step.lower_s),
+        step_time_upper_s=float(step.upper_s),
+        step_time_interval_s=interval_of(seconds, warnings),
+        tokens_per_s=tokens_per_s,
+        tokens_per_s_per_accelerator=tokens_per_s / accelerators,
+        model_flop_per_s_per_accelerator=full / seconds / accelerators,
+        mfu=full / peak,
+        mfu_causal=causal / peak,
+        hfu=(full + float(step.recompute_flops)) / peak,
+        memory_bytes=memory,
+        fits=memory.total <= memory.capacity,
+        accelerators_used=accelerators,
+        n_microbatches=task.global_batch // (layout.dp * layout.micro_batch),
+        energy_j_per_step=energy,
+        cost_usd_per_step=cost,
+        run=_run(task, tokens_per_s, seconds, energy, cost),
+        terms=term_of(step.tree).children,
+        warnings=warnings,
+        notes=task.notes,
+        sources=_sources(task),
+    )
+
+
+def _memory(task: TrainingTask, step: Step) -> MemoryBytes:
+    parts = {name: float(getattr(step.memory, name)) for name in MemoryBytes.model_fields if name != "capacity"}
+    return MemoryBytes(**parts, capacity=float(task.cluster.accelerator.hbm_bytes))
+
+
+def step_energy_j(task: TrainingTask, accelerators: Number, step: Step) -> Number:
+    """Energy [J] of steps: busy seconds at full power, the rest idle, servers always on, times the facility."""
+    accelerator = task.cluster.accelerator
+    busy = total(leaf.cost for leaf in step.tree.leaves())
+    busy_s = minimum(step.seconds, busy.compute_s + busy.memory_s)
+    one = energy_j(busy_s, step.seconds, float(accelerator.tdp_w), float(accelerator.idle_w))
+    server = float(task.cluster.server_overhead_w) * step.seconds
+    return (one + server) * accelerators * float(task.cluster.pue)
+
+
+def step_cost_usd(task: TrainingTask, accelerators: Number, seconds: Number) -> Number:
+    """Price [USD] of the accelerators for that time; a rental price already contains power and servers."""
+    return cost_usd(accelerators, seconds, float(task.cluster.accelerator_usd_per_hour))
+
+
+def _run(task: TrainingTask, tokens_per_s: float, seconds: float, energy: float, cost: float) -> dict[str, float] | None:
+    if task.tokens is None:
+        return None
+    steps = task.tokens / (tokens_per_s * seconds)
+    return {
+        "tokens": task.tokens,
+        "steps": steps,
+        "run_days": task.tokens / tokens_per_s / 86400.0,
+        "cost_usd": cost * steps,
+        "energy_kwh": float(energy_kwh(energy * steps)),
+        "accelerator_hours": task.tokens / tokens_per_s / 3600.0 * task.cluster.accelerators,
+    }
+
+
+def _sources(task: TrainingTask) -> tuple[str, ...]:
+    """Title and address of every description that this prediction used."""
+    used: dict[str, None] = {}
+    for spec in (task.cluster.accelerator, task.cluster, task.software):
+        named = {quantity.source for _, quantity in quantities(spec)}
+        for key, source in spec.sources.items():
+            if key in named:
+                used[f"{source.title}: {source.url}"] = None
+    if task.model.source is not None:
+        used[f"{task.model.source.title}: {task.model.source.url}"] = None
+    return tuple(used)
+
+
+def _count(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise PlanError(f"{name}: must be a whole number >= 1 (got {value!r})")
+    if value < 1 or value % 1:
+        raise OutOfRangeError(f"{name}: must be a whole number >= 1 (got {value!r})")
+    return int(value)
+
+
+def _positive(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
+        raise OutOfRangeError(f"{name}: must be a positive number (got {value!r})")
+    return float(value)

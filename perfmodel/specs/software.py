@@ -1,0 +1,68 @@
+"""Software generations: which operations are fused, what overlaps, and at most six numbers each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import field_validator
+
+from perfmodel.specs import registry
+from perfmodel.specs.quantity import Quantity, QuantityOrZero, SourcedSpec
+
+__all__ = ["DEFAULT_TRAINING_SOFTWARE", "NUMBERS", "Software", "load_software"]
+
+DEFAULT_TRAINING_SOFTWARE = "megatron-core-2025"
+NUMBERS = (
+    "host_layer_s",
+    "host_backward_ratio",
+    "exposed_share",
+    "loss_bytes_per_logit",
+    "optimizer_bytes_per_param",
+    "workspace_bytes",
+)
+
+
+class Software(SourcedSpec):
+    """One generation of a training stack, the same for all accelerators. Raises `SpecError`.
+
+    Switches say what the stack does; the six numbers are `host_layer_s` [s] to launch one layer forward,
+    `host_backward_ratio` [1] backward over forward, `exposed_share` [1] what an overlap leaves of the shorter activity,
+    `loss_bytes_per_logit` [B] traffic of softmax and cross entropy forward and backward, `optimizer_bytes_per_param`
+    [B] traffic of the optimizer step, and `workspace_bytes` [B] context, buffers and fragmentation.
+    """
+
+    id: str
+    name: str
+    kind: Literal["training"] = "training"
+    inherits: tuple[str, ...] = ()
+    attention: Literal["unfused", "flash"]
+    attention_library: str
+    elementwise_library: str
+    wgrad_accumulation: Literal["separate", "fused"]
+    main_gradient_bytes: dict[str, float]
+    overlap_tensor: Literal["none", "backward", "all"]
+    overlap_pipeline: bool
+    overlap_data: bool
+    calibrated_on: tuple[str, ...] = ()
+    host_layer_s: QuantityOrZero
+    host_backward_ratio: Quantity
+    exposed_share: QuantityOrZero
+    loss_bytes_per_logit: Quantity
+    optimizer_bytes_per_param: Quantity
+    workspace_bytes: QuantityOrZero
+
+    @field_validator("inherits", "calibrated_on", mode="before")
+    @classmethod
+    def _as_tuple(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    def gradient_bytes(self, dtype: str) -> float:
+        """Bytes of one accumulated gradient [B] when training in `dtype`."""
+        return self.main_gradient_bytes.get(dtype, 4.0)
+
+
+def load_software(what: str | Path | Mapping[str, Any] | Software | None = None) -> Software:
+    """The generation of that id, path or dict (None: the default); raises `SpecError`."""
+    return registry.load("software", DEFAULT_TRAINING_SOFTWARE if what is None else what, Software)
