@@ -63,8 +63,9 @@ def _elementary(name: str, on_float: Callable[[float], float], on_array: Any, *,
         if reader == _MEASURE:
             return Measure(on_float(x.pure(name))) if pure else x.map(on_float)
         sympy = _sympy()
-        symbolic = {"ceil": sympy.ceiling, "log2": lambda s: sympy.log(s) / sympy.log(2)}
-        return symbolic.get(name, getattr(sympy, name, None))(x)
+        if name == "log2":
+            return sympy.log(x) / sympy.log(2)
+        return getattr(sympy, "ceiling" if name == "ceil" else name)(x)
 
     operation.__name__ = name
     return operation

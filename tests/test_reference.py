@@ -80,10 +80,10 @@ def exact_sums(term: Term) -> None:
 @given(LAYOUTS, st.sampled_from(["megatron-2021", "megatron-2022", "megatron-core-2025", "fsdp-2024"]))
 def test_bounds_and_sums_hold(options: dict, software: str) -> None:
     layout = legal(options)
-    task = task_of("megatron-1.7b", 512, 96, software)
-    check_layout(layout, task.model, task.cluster, 96, task.seq_len)
+    task = task_of("megatron-1.7b", 512, 768, software)
+    check_layout(layout, task.model, task.cluster, 768, task.seq_len)
     estimate = pm.estimate_training(
-        task.model, task.cluster, layout=layout, global_batch=96, seq_len=2048, precision="fp16", software=software
+        task.model, task.cluster, layout=layout, global_batch=768, seq_len=2048, precision="fp16", software=software
     )
     assert estimate.step_time_lower_s <= estimate.step_time_s <= estimate.step_time_upper_s
     assert estimate.step_time_s == pytest.approx(sum(t.seconds for t in estimate.terms), rel=1e-12, abs=0)
@@ -93,7 +93,7 @@ def test_bounds_and_sums_hold(options: dict, software: str) -> None:
     memory = estimate.memory_bytes
     parts = memory.weights + memory.gradients + memory.optimizer + memory.activations + memory.workspace
     assert memory.total == pytest.approx(parts, rel=1e-12, abs=0)
-    roofline = 3 * task.model.forward_flops(96, 2048, attention="causal") / layout.accelerators / 312e12
+    roofline = 3 * task.model.forward_flops(768, 2048, attention="causal") / layout.accelerators / 312e12
     assert estimate.step_time_s > roofline
 
 
@@ -112,7 +112,7 @@ def test_better_hardware_is_never_slower(options: dict, what: str) -> None:
         data["accelerator"]["peak_flop_per_s"]["fp16"]["value"] *= 2
     times = [
         pm.estimate_training(
-            "megatron-1.7b", machine, layout=layout, global_batch=96, seq_len=2048, precision="fp16", software="megatron-2022"
+            "megatron-1.7b", machine, layout=layout, global_batch=768, seq_len=2048, precision="fp16", software="megatron-2022"
         ).step_time_s
         for machine in (cluster, pm.load_cluster(data))
     ]

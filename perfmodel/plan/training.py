@@ -24,6 +24,7 @@ from perfmodel.predict.training import (
     step_energy_j,
     training_task,
 )
+from perfmodel.predict.uncertainty import residual_spread
 from perfmodel.specs.registry import data_version
 from perfmodel.specs.software import Software
 
@@ -126,8 +127,12 @@ def price_space(task: TrainingTask, space: Space | None = None) -> PricedSpace:
     columns = [np.concatenate([part[i] for part in parts]) if parts else np.zeros(0) for i in range(5)]
     sizes = [len(block.degrees.tp) for block in space.blocks]
     return PricedSpace(
-        space,
-        *columns,
+        space=space,
+        step_time_s=columns[0],
+        memory_bytes=columns[1],
+        cost_usd=columns[2],
+        energy_j=columns[3],
+        accelerators=columns[4],
         block=np.repeat(np.arange(len(sizes)), sizes),
         row=np.concatenate([np.arange(size) for size in sizes]) if sizes else np.zeros(0, dtype=np.int64),
     )
@@ -173,14 +178,12 @@ def _alternatives(
     order = fits[_rank(priced, fits, objective)]
     frontier = _pareto(np.stack([priced.step_time_s, priced.memory_bytes, priced.cost_usd])[:, order])
     chosen = _distinct(priced, order[frontier][1:], best)[:top]
+    # What is uncertain about hardware and software is common to all layouts; only the residual spread tells them apart.
+    reach = float(priced.step_time_s[best]) * (1.0 + residual_spread())
     found = []
-    reach = None
-    for index in (best, *chosen):
+    for index in chosen:
         layout = priced.layout(int(index))
         estimate = describe(task, layout, task.steps.price(degrees_of(layout), task.global_batch, task.seq_len))
-        reach = reach if reach is not None else estimate.step_time_interval_s[1]
-        if index == best:
-            continue
         found.append(
             Alternative(
                 layout=layout.model_dump(mode="json"),

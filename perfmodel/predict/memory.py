@@ -135,7 +135,7 @@ def peak_memory(
     params_first = first + head
     split = [shards if zero_stage >= stage else 1.0 for stage in (3, 2, 1)]
     widths = (_BYTES, software.gradient_bytes(dtype), OPTIMIZER_BYTES[optimizer])
-    state_of_one = laws.model_state_bytes_per_rank(1.0, *split, *widths)
+    state_of_one = laws.model_state_bytes_per_rank(1.0, split[0], split[1], split[2], *widths)
     second_is_fuller = less(params_first * state_of_one + held_first + boundary, second * state_of_one + held_second)
     n_params = where(second_is_fuller, second, params_first)
     activations = where(second_is_fuller, held_second, held_first + boundary) + working + logits

@@ -1,0 +1,44 @@
+"""How fast planning is, as rates and as ratios measured in one run (machines are shared and noisy)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from perfmodel._version import __version__
+from perfmodel.plan.space import training_space
+from perfmodel.plan.training import plan_training, price_space
+from perfmodel.predict.training import degrees_of, training_task
+from perfmodel.specs.cluster import load_cluster
+
+__all__ = ["bench_training"]
+
+
+def bench_training(repeats: int = 5) -> dict[str, Any]:
+    """Seconds to plan Llama-3.1-405B on 16,384 H100, candidates priced a second, and the gain over a float loop."""
+    cluster = load_cluster("dgx-h100", 16384)
+    task = training_task("llama-3.1-405b", cluster, global_batch=2048, seq_len=8192)
+    space = training_space(task.model, 16384, 2048, 8192)
+    array_s = _best(lambda: price_space(task, space), repeats)
+    sample = [space.blocks[-1].layout(row) for row in range(0, len(space.blocks[-1].degrees.tp), 7)][:200]
+    loop_s = _best(lambda: [task.steps.price(degrees_of(layout), 2048, 8192) for layout in sample], repeats)
+    plan_s = _best(lambda: plan_training("llama-3.1-405b", cluster, global_batch=2048, seq_len=8192), repeats)
+    return {
+        "document": "perfmodel/bench-training/1",
+        "perfmodel_version": __version__,
+        "candidates": space.candidates,
+        "priced": space.priced,
+        "priced_per_s": space.priced / array_s,
+        "plan_s": plan_s,
+        "array_over_float_loop": (loop_s / len(sample)) / (array_s / space.priced),
+    }
+
+
+def _best(work: Callable[[], object], repeats: int) -> float:
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)
