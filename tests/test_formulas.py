@@ -110,6 +110,13 @@ def test_data_sheet_is_complete(law: Formula) -> None:
     assert all(symbol.meaning for symbol in law.symbols.values()), "every symbol says what it is"
 
 
+@pytest.mark.parametrize("law", [law for law in FORMULAS.values() if law.example], ids=lambda law: law.name)
+def test_example(law: Formula) -> None:
+    call, expected = law.example.removeprefix(">>> ").rsplit(")", 1)
+    value = eval(call + ")", {law.name: law.function})
+    assert value == pytest.approx(float(expected), rel=1e-12, abs=0)
+
+
 @pytest.mark.parametrize("check", PUBLISHED, ids=lambda c: f"{c['formula']}:{c['where']}")
 def test_published_number(check: dict) -> None:
     law = FORMULAS[check["formula"]]

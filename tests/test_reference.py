@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from perfmodel.specs.efficiency import load_efficiency
 
 import perfmodel as pm
 from perfmodel.predict.cost import Node
@@ -13,7 +14,6 @@ from perfmodel.predict.layout import check_layout
 from perfmodel.predict.records import Term
 from perfmodel.predict.reference import reference_step_time_s
 from perfmodel.predict.training import TrainingTask, degrees_of, training_task
-from perfmodel.specs.efficiency import load_efficiency
 
 BASIC = [
     # model, accelerators, tp, pp, dp, micro_batch, global_batch
@@ -28,9 +28,7 @@ BASIC = [
 def task_of(model: str, accelerators: int, batch: int, software: str = "megatron-2021") -> TrainingTask:
     cluster = pm.load_cluster("dgx-a100-80gb", accelerators)
     seq_len = min(2048, pm.load_model(model).max_seq_len)
-    return training_task(
-        model, cluster, global_batch=batch, seq_len=seq_len, precision="fp16", software=software
-    )
+    return training_task(model, cluster, global_batch=batch, seq_len=seq_len, precision="fp16", software=software)
 
 
 @pytest.mark.parametrize(("model", "accelerators", "tp", "pp", "dp", "micro_batch", "batch"), BASIC)
@@ -112,7 +110,13 @@ def test_better_hardware_is_never_slower(options: dict, what: str) -> None:
         data["accelerator"]["peak_flop_per_s"]["fp16"]["value"] *= 2
     times = [
         pm.estimate_training(
-            "megatron-1.7b", machine, layout=layout, global_batch=768, seq_len=2048, precision="fp16", software="megatron-2022"
+            "megatron-1.7b",
+            machine,
+            layout=layout,
+            global_batch=768,
+            seq_len=2048,
+            precision="fp16",
+            software="megatron-2022",
         ).step_time_s
         for machine in (cluster, pm.load_cluster(data))
     ]
@@ -132,7 +136,9 @@ def test_arrays_equal_scalars() -> None:
     }
     one = degrees_of(layouts[0])
     together = task.steps.price(
-        type(one)(**columns, shards=columns["dp"], zero_stage=1, sequence_parallel=True, recompute="selective"), 1536, 2048
+        type(one)(**columns, shards=columns["dp"], zero_stage=1, sequence_parallel=True, recompute="selective"),
+        1536,
+        2048,
     )
     for row, layout in enumerate(layouts):
         alone = task.steps.price(degrees_of(layout), 1536, 2048)

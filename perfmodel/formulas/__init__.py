@@ -4,6 +4,7 @@ A body uses `+ - * / **`, `perfmodel.ops` and other formulas, nothing else; a co
 choice is an argument with a default, so nothing is hidden. Nothing here reads a file or knows a specification.
 """
 
+from perfmodel.formulas._explain import Explanation, explain
 from perfmodel.formulas._registry import Formula, all_formulas, formula, get_formula
 
-__all__ = ["Formula", "all_formulas", "formula", "get_formula"]
+__all__ = ["Explanation", "Formula", "all_formulas", "explain", "formula", "get_formula"]

@@ -90,6 +90,7 @@ class Formula:
     limits: tuple[tuple[str, float, float], ...]
     source: str
     checked: str
+    example: str
 
     def symbolic(self, **fixed: Any) -> Any:
         """The formula as a SymPy expression; `fixed` replaces symbols by numbers. Units: `self.returns.unit`."""
@@ -110,7 +111,7 @@ def formula(function: Function) -> Function:
     """Register a closed form; raise `TypeError` when its docstring and signature disagree."""
     doc = inspect.getdoc(function) or ""
     if re.search(r"[\x00-\x08\x0b-\x1f]", doc):
-        raise TypeError(f"{function.__name__}: control character in the docstring; begin it with r\"\"\"")
+        raise TypeError(f'{function.__name__}: control character in the docstring; begin it with r"""')
     head, sections = _split(doc)
     name = function.__name__
     missing = [h for h in ("Symbols", "Valid for", "Source") if not sections.get(h)]
@@ -130,9 +131,12 @@ def formula(function: Function) -> Function:
         valid_text=sections["Valid for"],
         valid=_ranges(name, sections["Valid for"], symbols),
         monotone=_monotone(name, sections.get("Monotone", ""), symbols),
-        limits=tuple((m["name"], float(m["at"]), float(m["value"])) for m in _LIMIT.finditer(sections.get("Limits", ""))),
+        limits=tuple(
+            (m["name"], float(m["at"]), float(m["value"])) for m in _LIMIT.finditer(sections.get("Limits", ""))
+        ),
         source=sections["Source"],
         checked=sections.get("Checked", ""),
+        example=sections.get("Example", ""),
     )
     if name in _FORMULAS and _FORMULAS[name].function.__module__ != function.__module__:
         raise TypeError(f"{name}: defined twice, in {_FORMULAS[name].family} and {record.family}")
@@ -180,7 +184,9 @@ def _symbols(name: str, text: str, signature: inspect.Signature) -> tuple[dict[s
         elif match := _SYMBOL.fullmatch(entry):
             parameter = signature.parameters.get(match["name"])
             default = None if parameter is None or parameter.default is parameter.empty else float(parameter.default)
-            symbols[match["name"]] = Symbol(match["name"], match["tex"], match["unit"], match["meaning"].strip(), default)
+            symbols[match["name"]] = Symbol(
+                match["name"], match["tex"], match["unit"], match["meaning"].strip(), default
+            )
         else:
             raise TypeError(f"{name}: cannot read {entry!r} in Symbols; write 'tex name [unit] meaning'")
     if list(symbols) != list(signature.parameters):

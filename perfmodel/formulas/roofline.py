@@ -42,7 +42,9 @@ def serial_roofline_time(flops, n_bytes, flop_per_s, byte_per_s):
 
 
 @formula
-def smooth_roofline_time(flops, n_bytes, flop_per_s, byte_per_s, compute_efficiency, memory_efficiency, exponent, launch_s):
+def smooth_roofline_time(
+    flops, n_bytes, flop_per_s, byte_per_s, compute_efficiency, memory_efficiency, exponent, launch_s
+):
     r"""Time of a real kernel: a launch floor and a p-norm between the two roofs that it really reaches.
 
     .. math:: T = t_0 + \left((F / e_c P)^p + (B / e_m \beta)^p\right)^{1/p}

@@ -72,7 +72,7 @@ def training_space(
     removed = Counter({rule: count * len(switches) for rule, count in pruned.items()})
     blocks = []
     for recompute, zero_stage, sequence_parallel in switches:
-        tp, pp, dp, vpp, micro_batch = columns
+        tp, pp, dp, *_ = columns
         keep = np.ones(len(tp), dtype=bool)
         if sequence_parallel:
             keep = _drop(keep, tp > 1, "sequence parallelism without tensor parallelism is the same layout", removed)

@@ -85,7 +85,7 @@ class Links:
             rails = laws.ring_link_byte_per_s(bandwidth, network.link_efficiency * link, members)
             bandwidth = where(crosses, rails, bandwidth)
             domains = where(crosses, ceil_div(ranks, members), domains)
-            latency = where(crosses, step_s, latency)
+            latency = where(crosses, max(step_s, float(network.latency_s)), latency)
         # The steps inside a domain overlap with the slower ones between domains.
         steps_s = latency * (domains - 1) / maximum(ranks - 1, 1)
         seconds = ring(n_bytes, ranks, network.launch_s, steps_s, bandwidth)

@@ -56,9 +56,7 @@ class Kernels:
     def elementwise(self, n_bytes: Number, library: str, launches: float = 1.0) -> Cost:
         """`launches` memory-bound kernels that move `n_bytes` [B] together."""
         constants = self.efficiency.elementwise_constants(library)
-        seconds = elementwise_time(
-            n_bytes, self.byte_per_s, constants.memory_efficiency, launches, constants.launch_s
-        )
+        seconds = elementwise_time(n_bytes, self.byte_per_s, constants.memory_efficiency, launches, constants.launch_s)
         busy = n_bytes / (constants.memory_efficiency * self.byte_per_s)
         return Cost(seconds, busy, seconds, 0.0, busy)
 

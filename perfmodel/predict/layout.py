@@ -102,7 +102,9 @@ def make_layout(layout: ParallelLayout | Mapping[str, Any]) -> ParallelLayout:
     return layout if isinstance(layout, ParallelLayout) else ParallelLayout(**layout)
 
 
-def check_layout(layout: ParallelLayout, model: Architecture, cluster: Cluster, global_batch: int, seq_len: int) -> None:
+def check_layout(
+    layout: ParallelLayout, model: Architecture, cluster: Cluster, global_batch: int, seq_len: int
+) -> None:
     """Raise `PlanError` for the first reason why this layout cannot run; say what would."""
     tp, pp, vpp = layout.tp, layout.pp, layout.vpp
     if layout.schedule not in PRICED_SCHEDULES:
@@ -122,7 +124,7 @@ def check_layout(layout: ParallelLayout, model: Architecture, cluster: Cluster, 
         raise PlanError(f"tp: must divide n_heads {model.n_heads} (got {tp}); allowed: {_divisors(model.n_heads)}")
     if model.n_kv_heads % tp and tp % model.n_kv_heads:
         raise PlanError(f"tp: must divide n_kv_heads {model.n_kv_heads} or be a multiple of it (got {tp})")
-    if model.d_ff % tp or model.vocab_padded % tp and tp > model.vocab_padded:
+    if model.d_ff % tp or (model.vocab_padded % tp and tp > model.vocab_padded):
         raise PlanError(f"tp: must divide d_ff {model.d_ff} (got {tp}); allowed: {_divisors(model.d_ff)}")
     if layout.sequence_parallel and seq_len % tp:
         raise PlanError(f"sequence_parallel: tp {tp} must divide seq_len {seq_len}; or turn it off")

@@ -81,13 +81,9 @@ def _plain_layer(
     tp: Number,
     shards: Number,
 ) -> Number:
-    attention = laws.attention_activation_bytes(
-        seq_len, micro_batch, d_model, n_heads, n_kv_heads, d_head, tp, shards
-    )
+    attention = laws.attention_activation_bytes(seq_len, micro_batch, d_model, n_heads, n_kv_heads, d_head, tp, shards)
     # Without a gate the MLP keeps its input to the activation and the input of the second product.
-    return attention + laws.gated_mlp_activation_bytes(
-        seq_len, micro_batch, d_model, d_ff, tp, shards, ff_tensors=2
-    )
+    return attention + laws.gated_mlp_activation_bytes(seq_len, micro_batch, d_model, d_ff, tp, shards, ff_tensors=2)
 
 
 def peak_memory(

@@ -1,8 +1,8 @@
 """The whole of a basic training step on one page: read this first.
 
-It prices a GPT (GELU, dropout, learned positions) on the Megatron-LM stack of 2021 under 1F1B: nothing overlaps, gradients
-are accumulated by a kernel of their own, every layer is recomputed in full, tensor parallelism all-reduces. The
-composable model in `step.py` must give the same number (tests/test_reference.py); this page says why it does.
+It prices a GPT (GELU, dropout, learned positions) on the Megatron-LM stack of 2021 under 1F1B: nothing overlaps,
+gradients are accumulated by a kernel of their own, every layer is recomputed in full, tensor parallelism all-reduces.
+The composable model in `step.py` must give the same number (tests/test_reference.py); this page says why it does.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def reference_step_time_s(
     batched = product(seq_len, seq_len, d_head, micro_batch * heads) + product(
         seq_len, d_head, seq_len, micro_batch * heads
     )
-    # Element-wise: two norms (4 B, 6 B), two residual additions with dropout (7 B, 5 B), two forks backward (6 B) on the
-    # hidden state; GELU (4 B, 6 B) on the MLP; one change of layout of the context (4 B).
+    # Element-wise: two norms (4 B, 6 B), two residual additions with dropout (7 B, 5 B), two forks backward (6 B) on
+    # the hidden state; GELU (4 B, 6 B) on the MLP; one change of layout of the context (4 B).
     forward = sum(product(tokens, n, k) for n, k in shapes) + batched + traffic(9 * scores, 2)
     forward += traffic(22 * hidden + 4 * tokens * model.d_ff / tp + 4 * hidden / tp, 6)
     backward = sum(linear_backward(n, k) for n, k in shapes) + 2 * batched + traffic(11 * scores, 2)

@@ -177,9 +177,7 @@ class StepModel:
         embedding = kernels.elementwise(_EMBEDDING_BYTES * tokens * model.d_model / shards, library, 4.0) + exchange
         return head, embedding
 
-    def _layer_terms(
-        self, block: Layer, repeated: dict[str, Cost], layers: Number
-    ) -> tuple[list[Node], Node]:
+    def _layer_terms(self, block: Layer, repeated: dict[str, Cost], layers: Number) -> tuple[list[Node], Node]:
         phases = {"forward": block.forward, "backward": block.backward, "recompute": repeated}
         device, links = [], []
         for phase, costs in phases.items():
@@ -285,9 +283,7 @@ class StepModel:
         traffic = optimizer_bytes(owned, float(self.software.optimizer_bytes_per_param))
         return Node("optimizer", self.kernels.elementwise(traffic, self.software.elementwise_library, 10.0))
 
-    def _bounds(
-        self, tree: Node, exchange: Node, repeated: dict[str, Cost], layers: Number
-    ) -> tuple[Number, Number]:
+    def _bounds(self, tree: Node, exchange: Node, repeated: dict[str, Cost], layers: Number) -> tuple[Number, Number]:
         """Perfect overlap: the longest of device, links and host. No overlap: everything in turn."""
         host_forward = float(self.software.host_layer_s)
         rounds = 1.0 + float(self.software.host_backward_ratio) + (1.0 if len(repeated) > 1 else 0.0)

@@ -218,7 +218,9 @@ def step_cost_usd(task: TrainingTask, accelerators: Number, seconds: Number) -> 
     return cost_usd(accelerators, seconds, float(task.cluster.accelerator_usd_per_hour))
 
 
-def _run(task: TrainingTask, tokens_per_s: float, seconds: float, energy: float, cost: float) -> dict[str, float] | None:
+def _run(
+    task: TrainingTask, tokens_per_s: float, seconds: float, energy: float, cost: float
+) -> dict[str, float] | None:
     if task.tokens is None:
         return None
     steps = task.tokens / (tokens_per_s * seconds)

@@ -60,7 +60,8 @@ class Architecture(Spec):
     """A dense decoder-only transformer; sizes are whole numbers, `*_params` counts. Raises `SpecError`.
 
     `n_kv_heads` defaults to `n_heads`, `d_head` to `d_model / n_heads`, `vocab_padded` (rows of the embedding as
-    allocated) to `vocab_size`; `dropout` is the share dropped of scores and residual branches in training. A sliding window is not described: attention and KV cache are those of the full context.
+    allocated) to `vocab_size`. `dropout` is the share dropped from scores and residual branches in training. A sliding
+    window is not described: attention and KV cache are those of the full context.
     """
 
     id: str = "model"

@@ -28,6 +28,7 @@ class _Key:
     kind: type = int
     # None: left to `Architecture`, as the HF class derives it too.
     default: Any = _REQUIRED
+    may_be_zero: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ _FAMILIES = {
             "vocab_size": _Key("vocab_size"),
             "max_seq_len": _Key("n_positions", int, 1024),
             "activation": _Key("activation_function", str, "gelu_new"),
-            "dropout": _Key("resid_pdrop", float, 0.1),
+            "dropout": _Key("resid_pdrop", float, 0.1, may_be_zero=True),
             "tied_embeddings": _Key("tie_word_embeddings", bool, True),
         },
         fixed={"norm": "layernorm", "attention_bias": True, "mlp_bias": True, "learned_positions": True},
@@ -96,7 +97,7 @@ _FAMILIES = {
             "max_seq_len": _Key("max_position_embeddings", int, 2048),
             "activation": _Key("hidden_act", str, "gelu"),
             "attention_bias": _Key("attention_bias", bool, True),
-            "dropout": _Key("hidden_dropout", float, 0.0),
+            "dropout": _Key("hidden_dropout", float, 0.0, may_be_zero=True),
             "tied_embeddings": _Key("tie_word_embeddings", bool, False),
         },
         fixed={"norm": "layernorm", "mlp_bias": True},
@@ -195,7 +196,7 @@ def _value(label: str, config: Mapping[str, Any], key: _Key) -> Any:
     fits = isinstance(value, (int, float) if key.kind is float else key.kind)
     if not fits or (isinstance(value, bool) and key.kind is not bool):
         raise SpecError(f"{label}: {key.name}: must be {wanted} (got {value!r})")
-    if key.kind in (int, float) and not 0 < value < math.inf:  # false for NaN too
+    if key.kind in (int, float) and not (0 < value < math.inf or (key.may_be_zero and value == 0)):  # no NaN either
         raise SpecError(f"{label}: {key.name}: must be {wanted} more than zero (got {value!r})")
     return value
 

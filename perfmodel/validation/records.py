@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from perfmodel.predict.records import Record
 from perfmodel.validation.sources import OtherTool
@@ -64,7 +64,8 @@ class IntervalScore(Record):
 class SourceScore(Record):
     """The score of one source. `headline` is its MAPE, or for shares the mean absolute difference.
 
-    `max_error` is the largest error without its sign; `rank_correlation` is Spearman's, of model FLOP/s per accelerator.
+    `max_error` is the largest error without its sign; `rank_correlation` is Spearman's of model FLOP/s per accelerator
+    (in tokens it would only rank the sizes); `fitting` counts rows predicted to fit in memory, as all of them did.
     """
 
     title: str
@@ -97,8 +98,6 @@ class SourceScore(Record):
 
 class ValidationReport(Record):
     """Every source's score; `over_tolerance` is True where `failures` has a line."""
-
-    document_kind: ClassVar[str] = "validation"
 
     document: str = "perfmodel/validation/1"
     perfmodel_version: str

@@ -75,7 +75,10 @@ def median_relative_width(intervals: Sequence[Interval], measured: Sequence[floa
 
 
 def interval_score(intervals: Sequence[Interval], measured: Sequence[float], level: float) -> float:
-    """Mean interval score over the measurement (Gneiting and Raftery 2007): width, and each miss times 2 / (1 - level)."""
+    """Mean of (width + misses times 2 / (1 - level)) over the measurement; smaller is better.
+
+    Gneiting and Raftery 2007, "Strictly Proper Scoring Rules, Prediction, and Estimation", section 6.2.
+    """
     penalty = 2.0 / (1.0 - level)
     return fmean(
         (high - low + penalty * (max(0.0, low - m) + max(0.0, m - high))) / m
@@ -84,4 +87,6 @@ def interval_score(intervals: Sequence[Interval], measured: Sequence[float], lev
 
 
 def _ranks(values: Sequence[float]) -> list[float]:
-    return [sum(other < value for other in values) + (sum(other == value for other in values) + 1) / 2 for value in values]
+    return [
+        sum(other < value for other in values) + (sum(other == value for other in values) + 1) / 2 for value in values
+    ]

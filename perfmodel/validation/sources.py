@@ -128,5 +128,7 @@ def _source(name: str, role: dict[str, Any], table: Path) -> Source:
     source = validated(f"roles.toml: {name}", role | {"id": name, "rows": rows}, Source)
     for row in rows:
         if (row.metric in _RATES) != (source.flops != "none") or (row.metric in _RATES) != (row.unit == "TFLOP/s"):
-            raise SpecError(f"{table.name}: {row.where}: metric {row.metric!r} in {row.unit!r} against flops {source.flops!r}")
+            raise SpecError(
+                f"{table.name}: {row.where}: metric {row.metric!r} in {row.unit!r} against flops {source.flops!r}"
+            )
     return source

@@ -1,0 +1,158 @@
+"""Numbers for people: the one place where base units become ms, GB, TFLOP/s, kWh and dollars."""
+
+from __future__ import annotations
+
+import math
+
+__all__ = [
+    "bar",
+    "byte_rate",
+    "bytes_",
+    "count",
+    "energy",
+    "flop_rate",
+    "percent",
+    "power",
+    "quantity",
+    "seconds",
+    "seconds_interval",
+    "significant",
+    "usd",
+]
+
+_SECONDS = ((86400.0, "days"), (3600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
+_LARGE = {"min": 600.0, "h": 7200.0, "days": 172800.0}
+_SI = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
+_WORDS = ((1e12, " trillion"), (1e9, " billion"), (1e6, " million"))
+_EIGHTHS = "▏▎▍▌▋▊▉█"
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """`digits` significant digits, no exponent, thousands with commas.
+
+    >>> [significant(x) for x in (0.01234, 6.1, 61.23, 1234.5)]
+    ['0.0123', '6.10', '61.2', '1,234']
+    """
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    places = digits - 1 - math.floor(math.log10(abs(value)))
+    if round(abs(value), places) >= 10 ** (digits - places):  # 9.999 rounds up to one digit more
+        places -= 1
+    return f"{value:,.{min(max(places, 0), 12)}f}"
+
+
+def seconds(value: float, digits: int = 3) -> str:
+    """A time in the unit that suits it.
+
+    >>> seconds(6.1), seconds(0.0123), seconds(4.7e6)
+    ('6.10 s', '12.3 ms', '54.4 days')
+    """
+    scale, unit = _unit_of_seconds(value)
+    return f"{significant(value / scale, digits)} {unit}"
+
+
+def seconds_interval(low: float, high: float) -> str:
+    """Both ends of an interval in the unit of the upper one, `5.52 to 6.91 s`."""
+    scale, unit = _unit_of_seconds(high)
+    return f"{significant(low / scale)} to {significant(high / scale)} {unit}"
+
+
+def _unit_of_seconds(value: float) -> tuple[float, str]:
+    for scale, unit in _SECONDS:
+        if abs(value) >= _LARGE.get(unit, scale * 0.9995):
+            return scale, unit
+    return (1.0, "s") if value == 0 else (1e-9, "ns")
+
+
+def _si(value: float, unit: str, digits: int = 3) -> str:
+    for scale, prefix in _SI:
+        if abs(value) >= scale * 0.9995:
+            return f"{significant(value / scale, digits)} {prefix}{unit}"
+    return f"{significant(value, digits)} {unit}"
+
+
+def bytes_(value: float) -> str:
+    """Decimal bytes, `61.2 GB`."""
+    return _si(value, "B")
+
+
+def byte_rate(value: float) -> str:
+    """`3.35 TB/s`."""
+    return _si(value, "B/s")
+
+
+def flop_rate(value: float) -> str:
+    """`394 TFLOP/s`, never PFLOP/s below ten of them: that is how accelerators are compared."""
+    if 1e12 <= abs(value) < 1e16:
+        return f"{significant(value / 1e12)} TFLOP/s"
+    return _si(value, "FLOP/s")
+
+
+def energy(joules: float) -> str:
+    """`12.3 kWh`, `11.4 GWh`; below a tenth of a watt-hour in joules."""
+    return _si(joules, "J") if abs(joules) < 360 else _si(joules / 3600.0, "Wh")
+
+
+def power(watts: float) -> str:
+    """`700 W`, `11.2 MW`."""
+    return _si(watts, "W")
+
+
+def usd(value: float) -> str:
+    """`$12.30`, `$47,300`, `$47.3 million`."""
+    if abs(value) >= 1e6:
+        return f"${count(value)}"
+    if abs(value) >= 100:
+        return f"${value:,.0f}"
+    return f"${value:,.2f}" if abs(value) >= 0.1 else f"${significant(value, 2)}"
+
+
+def count(value: float, digits: int = 3) -> str:
+    """`16,384`, `15.6 trillion`."""
+    for scale, word in _WORDS:
+        if abs(value) >= scale:
+            return f"{significant(value / scale, digits).rstrip('0').rstrip('.')}{word}"
+    return f"{value:,.0f}" if float(value).is_integer() else significant(value, digits)
+
+
+def percent(share: float, *, signed: bool = False) -> str:
+    """`39.8 %`."""
+    return f"{100 * share:{'+' if signed else ''}.1f} %"
+
+
+def bar(share: float, width: int, *, plain: bool = False) -> str:
+    """A bar of `share` of `width` letters, to an eighth of a letter; `plain` uses # alone.
+
+    >>> bar(0.5, 8), bar(0.5, 8, plain=True)
+    ('████', '####')
+    """
+    eighths = round(min(max(share, 0.0), 1.0) * width * 8)
+    if plain:
+        return "#" * round(eighths / 8)
+    whole, rest = divmod(eighths, 8)
+    return "█" * whole + (_EIGHTHS[rest - 1] if rest else "")
+
+
+def quantity(key: str, value: float) -> str:
+    """A number by the unit in its key (`hbm_byte_per_s`, `tdp_w`, `usd_per_hour`), as DESIGN section 3 names them.
+
+    >>> quantity("hbm_byte_per_s", 3.35e12), quantity("peak_flop_per_s.bf16", 989.4e12)
+    ('3.35 TB/s', '989 TFLOP/s')
+    """
+    name = next((part for part in reversed(key.split(".")) if "_" in part), key)
+    for suffix, shown in (
+        ("flop_per_s", flop_rate),
+        ("byte_per_s", byte_rate),
+        ("_bytes", bytes_),
+        ("_j", energy),
+        ("_w", power),
+    ):
+        if name.endswith(suffix):
+            return shown(value)
+    if name.startswith("usd_per_"):
+        return f"{usd(value)} per {name.removeprefix('usd_per_')}"
+    if name.endswith("_usd"):
+        return usd(value)
+    if name.endswith("_s") and not name.endswith("per_s"):
+        return seconds(value)
+    return count(value)

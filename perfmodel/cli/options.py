@@ -1,0 +1,238 @@
+"""Every option of the command line, once: the Python keyword it stands for, what it may be, and what it means.
+
+Flags give text, scenario files give typed values; both end in `checked`, so both are refused in the same words.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from perfmodel.errors import OutOfRangeError, PlanError, unknown_name
+
+__all__ = [
+    "ESTIMATE_TRAINING",
+    "LAYOUT",
+    "OPTIONS",
+    "PLAN_TRAINING",
+    "Option",
+    "checked",
+    "json_schema",
+    "parsed",
+]
+
+# Beyond 2^50 whole numbers times small factors would no longer be exact as float64.
+_LARGEST_COUNT = 10**15
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "fp8", "mxfp8", "nvfp4", "mxfp4", "int8", "int4")
+SCHEDULES = ("gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2", "zb-1p", "zb-2p", "zb-v", "v-half", "v-min", "dualpipe")
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option. `kind` is text, spec (an id, a path, or a table in a file), whole, number, switch, texts, wholes or
+    table (in files only); `complete` is the kind of description whose ids complete it."""
+
+    name: str
+    kind: str
+    help: str
+    choices: tuple[str, ...] = ()
+    low: float = -math.inf
+    high: float = math.inf
+    default: Any = None
+    required: bool = False
+    complete: str = ""
+
+    @property
+    def flag(self) -> str:
+        """The name on the command line."""
+        return "--" + self.name.replace("_", "-")
+
+
+def _degree(name: str, text: str) -> Option:
+    return Option(name, "whole", text, low=1)
+
+
+_SCENARIO = (
+    Option("model", "spec", "zoo id, config.json, or hf:org/name", required=True, complete="models"),
+    Option("cluster", "spec", "cluster id or file", required=True, complete="clusters"),
+    Option("accelerators", "whole", "scale the cluster to this many", low=1),
+    Option("global_batch", "whole", "sequences in a step", low=1, required=True),
+    Option("seq_len", "whole", "tokens in a sequence", low=1, required=True),
+    Option("precision", "text", "precision of the matrix products", choices=PRECISIONS, default="bf16"),
+    Option("software", "spec", "software generation, an id or a file", complete="software"),
+    Option("optimizer", "text", "optimizer, e.g. adam-mixed"),
+    Option("tokens", "number", "tokens of the whole run (15.6e12): adds days, USD and kWh", low=0),
+)
+_SEARCH = (
+    Option("objective", "text", "what to make least", choices=("time", "cost", "energy"), default="time"),
+    Option("memory_margin", "number", "share of the memory to leave free, e.g. 0.1", low=0, high=1),
+    Option("top", "whole", "rows of the printed frontier (the document holds it all)", low=1),
+)
+LAYOUT = (
+    _degree("tp", "tensor parallel degree"),
+    _degree("pp", "pipeline stages"),
+    _degree("dp", "data parallel degree"),
+    _degree("cp", "context parallel degree"),
+    _degree("ep", "expert parallel degree"),
+    _degree("etp", "tensor parallel degree of the experts"),
+    _degree("attention_dp", "data parallel degree of attention alone"),
+    _degree("vpp", "chunks of layers a stage holds (schedule interleaved)"),
+    _degree("micro_batch", "sequences in a micro-batch"),
+    Option("zero_stage", "whole", "ZeRO stage, 0 to 3", low=0, high=3),
+    _degree("dp_shard", "data parallel ranks that share one ZeRO shard"),
+    Option("sequence_parallel", "switch", "split activations along the sequence inside tp"),
+    Option("recompute", "text", "activations computed again", choices=("none", "selective", "full")),
+    Option("recompute_modules", "texts", "modules computed again, with commas"),
+    Option("schedule", "text", "pipeline schedule", choices=SCHEDULES),
+    Option("stage_layers", "wholes", "layers of each stage, with commas", low=0),
+    Option(
+        "vocab_parallel",
+        "text",
+        "how the vocabulary is spread over stages",
+        choices=("none", "vocab-1", "vocab-2", "interlaced"),
+    ),
+    Option("overlap", "switch", "overlap communication (default: as the software does)"),
+    Option("offload", "table", "shares kept in host memory"),
+)
+PLAN_TRAINING = _SCENARIO + _SEARCH
+ESTIMATE_TRAINING = _SCENARIO + LAYOUT
+OPTIONS = {option.name: option for option in (*_SCENARIO, *_SEARCH, *LAYOUT)}
+
+
+def parsed(option: Option, text: str) -> Any:
+    """The value of a flag; raises `PlanError("--tp: must be a whole number >= 1 (got 0)")`."""
+    return checked(option, _typed(option, text), option.flag, typed_as=text)
+
+
+def checked(option: Option, value: Any, label: str, *, typed_as: str | None = None) -> Any:
+    """`value` as the option's kind; raises `PlanError` that begins with `label`."""
+    got = _shown(value) if typed_as is None else _shown(typed_as, quote=isinstance(value, str))
+    if option.kind == "text":
+        if not isinstance(value, str):
+            raise PlanError(f"{label}: must be text (got {got})")
+        if option.choices and value not in option.choices:
+            raise PlanError(f"{label}: {unknown_name('value', value, option.choices)}")
+    elif option.kind == "spec":
+        if not isinstance(value, (str, Mapping)):
+            raise PlanError(f"{label}: must be an id, a path or a table (got {got})")
+    elif option.kind == "whole":
+        return _whole(option, value, label, got)
+    elif option.kind == "number":
+        return _number(option, value, label, got)
+    elif option.kind == "switch":
+        if not isinstance(value, bool):
+            raise PlanError(f"{label}: must be true or false (got {got})")
+    elif option.kind == "table":
+        if not isinstance(value, Mapping):
+            raise PlanError(f"{label}: must be a table (got {got})")
+    elif option.kind == "texts":
+        if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) and item for item in value):
+            raise PlanError(f"{label}: must be a list of names (got {got})")
+        return tuple(value)
+    else:
+        if not isinstance(value, (list, tuple)):
+            raise PlanError(f"{label}: must be a list of whole numbers (got {got})")
+        return tuple(_whole(option, item, label, _shown(item)) for item in value)
+    return value
+
+
+def _typed(option: Option, text: str) -> Any:
+    if option.kind in ("whole", "number"):
+        return _number_in(text)
+    if option.kind == "texts":
+        return [part.strip() for part in text.split(",")]
+    if option.kind == "wholes":
+        return [_number_in(part.strip()) for part in text.split(",")]
+    return text
+
+
+def _number_in(text: str) -> Any:
+    for read in (int, float):
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _whole(option: Option, value: Any, label: str, got: str) -> int:
+    low, high = int(option.low), _LARGEST_COUNT if option.high == math.inf else int(option.high)
+    wanted = f"a whole number >= {low}" if option.high == math.inf else f"a whole number from {low} to {high}"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise PlanError(f"{label}: must be {wanted} (got {got})")
+    if not low <= value < math.inf or value % 1:  # false for NaN too
+        raise OutOfRangeError(f"{label}: must be {wanted} (got {got})")
+    if value > high:
+        largest = wanted if option.high < math.inf else f"{wanted} and at most {high:g}"
+        raise OutOfRangeError(f"{label}: must be {largest} (got {got})")
+    return int(value)
+
+
+def _number(option: Option, value: Any, label: str, got: str) -> float:
+    wanted = "a number > 0" if option.high == math.inf else f"a number from {option.low:g} to below {option.high:g}"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise PlanError(f"{label}: must be {wanted} (got {got})")
+    inside = 0 < value <= 1e300 if option.high == math.inf else option.low <= value < option.high
+    if not inside:
+        raise OutOfRangeError(f"{label}: must be {wanted} (got {got})")
+    return float(value)
+
+
+def _shown(value: Any, quote: bool = True) -> str:
+    if isinstance(value, bool):  # as TOML and JSON write it
+        return str(value).lower()
+    try:
+        text = repr(value) if quote else str(value)
+    except ValueError:  # an integer of more than 4300 digits
+        return "a number of thousands of digits"
+    text = " ".join(text.split())
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+_JSON_KINDS: dict[str, dict[str, Any]] = {
+    "text": {"type": "string"},
+    "spec": {"anyOf": [{"type": "string"}, {"type": "object"}]},
+    "whole": {"type": "integer"},
+    "number": {"type": "number"},
+    "switch": {"type": "boolean"},
+    "texts": {"type": "array", "items": {"type": "string"}},
+    "wholes": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+    "table": {"type": "object"},
+}
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of a scenario file."""
+    layout = {option.name: _json_property(option) for option in LAYOUT}
+    properties = {option.name: _json_property(option) for option in OPTIONS.values()}
+    properties["layout"] = {
+        "description": "the layout keys in a table of their own",
+        "type": "object",
+        "properties": layout,
+        "additionalProperties": False,
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Scenario",
+        "description": "What `-f` of `perfmodel plan training` and `perfmodel estimate training` reads.",
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+    }
+
+
+def _json_property(option: Option) -> dict[str, Any]:
+    entry: dict[str, Any] = {"description": option.help} | _JSON_KINDS[option.kind]
+    if option.choices:
+        entry["enum"] = list(option.choices)
+    if option.kind == "whole":
+        entry["minimum"] = int(option.low)
+        if option.high < math.inf:
+            entry["maximum"] = int(option.high)
+    if option.kind == "number":
+        entry |= {"exclusiveMinimum": 0} if option.high == math.inf else {"minimum": 0, "exclusiveMaximum": option.high}
+    if option.default is not None:
+        entry["default"] = option.default
+    return entry

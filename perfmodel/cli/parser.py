@@ -1,0 +1,242 @@
+"""The commands and their options as an argparse tree; nothing heavy is imported here.
+
+Options stay text until the command runs: `options.parsed` reads them, so flags and files are refused alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from typing import Any, NoReturn
+
+from perfmodel._version import __version__
+from perfmodel.cli.options import ESTIMATE_TRAINING, LAYOUT, OPTIONS, PLAN_TRAINING, Option
+from perfmodel.errors import PlanError, unknown_name
+
+__all__ = ["LISTS", "SCHEMAS", "build_parser", "parse"]
+
+LISTS = ("models", "hardware", "software", "formulas", "published", "systems")
+SCHEMAS = ("training-estimate", "training-plan", "scenario", "accelerator", "cluster", "model")
+_COMMANDS = "perfmodel.cli.commands"
+_CATALOGUE = "perfmodel.cli.catalogue"
+_EPILOG = """\
+examples:
+  perfmodel plan training --model llama-3.1-405b --cluster dgx-h100 --accelerators 16384 \\
+      --global-batch 2048 --seq-len 8192 --precision bf16 --tokens 15.6e12
+  perfmodel plan training -f scenario.toml --json -o plan.json
+  perfmodel estimate training -f plan.json --micro-batch 2
+  perfmodel explain ring_all_reduce_time
+  perfmodel list models
+
+exit codes: 0 done, 1 nothing feasible or a validation over its tolerance, 2 bad input, 3 something to install,
+70 a defect of perfmodel, 130 interrupted
+
+tab completion (bash, zsh): eval "$(register-python-argcomplete perfmodel)"
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that raises one-line errors with the nearest match instead of printing its usage."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+        # "--tokens -1e12" and "--tp -inf" hold a value, not an option.
+        self._negative_number_matcher = re.compile(r"^-(\d|\.\d|inf$|nan$)", re.IGNORECASE)
+
+    def error(self, message: str) -> NoReturn:
+        message = re.sub(r"^argument (-[^:/]*/)?", "", message)
+        raise PlanError(re.sub(r"^the following arguments are required: (.*)", rf"{self._said()}: missing \1", message))
+
+    def _said(self) -> str:
+        return self.prog.removeprefix("perfmodel ")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        if isinstance(action, argparse._SubParsersAction):
+            prefix = self.prog.removeprefix("perfmodel").strip()
+            names = [f"{prefix} {name}".strip() for name in action.choices]
+            raise PlanError(unknown_name("command", f"{prefix} {value}".strip(), names, shown=20))
+        raise PlanError(f"{self._said()}: {unknown_name(str(action.metavar).lower(), value, action.choices)}")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = _Parser(
+        prog="perfmodel",
+        description="How should this model be trained on this hardware, how long, how much, how sure, and why.",
+        epilog=_EPILOG,
+    )
+    parser.add_argument("--version", action="version", version=f"perfmodel {__version__}")
+    _debug(parser)
+    commands = parser.add_subparsers(metavar="COMMAND", title="commands")
+    for name, text, fill in (
+        ("plan", "find the best way to do it", _plan),
+        ("estimate", "price one given way to do it", _estimate),
+        ("explain", "the equation, units, validity and source of a formula", _explain),
+        ("list", "what is on the shelf", _list),
+        ("show", "one thing from the shelf, with the source of every number", _show),
+        ("validate", "compare with published numbers", _validate),
+        ("schema", "the JSON schema of a document or a file", _schema),
+        ("bench", "how fast perfmodel itself is", _bench),
+    ):
+        fill(_command(commands, parser, name, text))
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
+    """The namespace of a command line; raises `PlanError` for what no command knows."""
+    namespace, extra = parser.parse_known_args(argv)
+    if extra:
+        at: argparse.ArgumentParser = getattr(namespace, "parser", parser)
+        raise PlanError(_unknown_argument(at, extra))
+    return namespace
+
+
+def _unknown_argument(parser: argparse.ArgumentParser, extra: list[str]) -> str:
+    word = next((word for word in extra if word.startswith("-") and word != "-"), None)
+    said = parser.prog.removeprefix("perfmodel").strip()
+    if word is None:
+        return f"{said or 'perfmodel'}: unexpected argument {extra[0]!r}"
+    word = word.split("=", 1)[0]
+    if said == "plan training" and word.removeprefix("--no-") in {o.flag.removeprefix("--") for o in LAYOUT}:
+        return f"unknown option {word!r}: plan training chooses the layout itself; estimate training prices a given one"
+    near = get_close_matches(word, parser._option_string_actions, n=1, cutoff=0.5)
+    hint = f"; nearest: {near[0]!r}" if near else ""
+    return f"unknown option {word!r}{hint}; see {parser.prog} --help"
+
+
+def _command(commands: Any, above: argparse.ArgumentParser, name: str, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    parser.prog = f"{above.prog} {name}"
+    parser.set_defaults(parser=parser)
+    _debug(parser)
+    return parser
+
+
+def _debug(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
+    )
+
+
+def _json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
+
+
+def _output(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("output")
+    group.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
+    group.add_argument("-o", "--output", metavar="FILE", help="write there instead (*.json: as JSON), whole or not at all")
+
+
+def _scenario(parser: argparse.ArgumentParser, options: Iterable[Option]) -> None:
+    scenario = parser.add_argument_group("scenario")
+    scenario.add_argument(
+        "-f", "--file", metavar="FILE", help="TOML or JSON with the same keys, or an earlier result; - is standard input"
+    )
+    layout = parser.add_argument_group("layout")
+    for option in options:
+        _add(layout if option in LAYOUT else scenario, option)
+    _output(parser)
+
+
+def _add(group: Any, option: Option) -> None:
+    if option.kind == "table":  # in files only
+        return
+    default = "" if option.default is None else f" (default: {option.default})"
+    if option.kind == "switch":
+        group.add_argument(
+            option.flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=option.help
+        )
+        return
+    metavar = {"whole": "N", "number": "X", "spec": "ID", "text": "NAME", "texts": "NAMES", "wholes": "N,N"}[option.kind]
+    choices = f": {', '.join(option.choices)}" if option.choices else ""
+    action = group.add_argument(
+        option.flag, metavar=metavar, default=argparse.SUPPRESS, help=f"{option.help}{choices}{default}"
+    )
+    action.completer = _completer(option)
+
+
+def _completer(option: Option) -> Callable[..., Iterable[str]]:
+    def complete(**_: Any) -> Iterable[str]:
+        if not option.complete:
+            return option.choices
+        from perfmodel.specs.registry import ids
+
+        return ids(option.complete)
+
+    return complete
+
+
+def _plan(parser: argparse.ArgumentParser) -> None:
+    training = _command(
+        parser.add_subparsers(metavar="WHAT", title="what"), parser, "training", "the best parallel layout of a training run"
+    )
+    training.set_defaults(run=f"{_COMMANDS}:plan_training")
+    _scenario(training, PLAN_TRAINING)
+
+
+def _estimate(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_subparsers(metavar="WHAT", title="what")
+    training = _command(what, parser, "training", "time, memory, energy and cost of one training step")
+    training.set_defaults(run=f"{_COMMANDS}:estimate_training")
+    _scenario(training, ESTIMATE_TRAINING)
+
+
+def _explain(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=f"{_CATALOGUE}:explain")
+    action: Any = parser.add_argument("id", metavar="FORMULA", help="its name; see perfmodel list formulas")
+    action.completer = _formula_names
+    forms = parser.add_mutually_exclusive_group()
+    forms.add_argument("--latex", action="store_true", help="print the equation as LaTeX and nothing else")
+    _json(parser)
+
+
+def _list(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=f"{_CATALOGUE}:list_shelf")
+    parser.add_argument("kind", metavar="KIND", choices=LISTS, help=", ".join(LISTS))
+    _output(parser)
+
+
+def _show(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=f"{_CATALOGUE}:show")
+    action: Any = parser.add_argument("id", metavar="ID", help="model, accelerator, cluster, software or formula")
+    action.completer = _every_id
+    _output(parser)
+
+
+def _validate(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=f"{_COMMANDS}:validate")
+    parser.add_argument("--source", metavar="ID", help="this source alone; see perfmodel list published")
+    parser.add_argument("--record", action="store_true", help="write the residuals and tolerances that this run gives")
+    _output(parser)
+
+
+def _schema(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=f"{_COMMANDS}:schema")
+    parser.add_argument("name", metavar="NAME", choices=SCHEMAS, help=", ".join(SCHEMAS))
+    _output(parser)
+
+
+def _bench(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=f"{_COMMANDS}:bench")
+    parser.add_argument("name", metavar="WHAT", nargs="?", choices=("training",), default="training", help="training")
+    _output(parser)
+
+
+def _formula_names(**_: Any) -> Iterable[str]:
+    from perfmodel.formulas import all_formulas
+
+    return all_formulas()
+
+
+def _every_id(**_: Any) -> Iterable[str]:
+    from perfmodel.specs.registry import ids
+
+    shelves = (ids(kind) for kind in ("models", "accelerators", "clusters", "software"))
+    return [*(id for shelf in shelves for id in shelf), *_formula_names()]
+
+

@@ -1,0 +1,188 @@
+"""What the model says for one printed number: a step, a layer phase or a share of activation memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from perfmodel.formulas.overlap import host_exposed_time, straggler_slowdown
+from perfmodel.predict.cost import Cost, total
+from perfmodel.predict.layer import Layer, layer
+from perfmodel.predict.memory import activation_bytes_of_layer
+from perfmodel.predict.training import estimate_training, training_task
+from perfmodel.predict.uncertainty import interval_of
+from perfmodel.specs.cluster import load_cluster
+from perfmodel.specs.huggingface import load_model
+from perfmodel.specs.software import load_software
+from perfmodel.validation.sources import Row
+
+__all__ = ["TABLE_4", "Prediction", "layer_phase_time", "layer_times", "predict"]
+
+# The cases that Korthikanti et al. 2022 Table 4 times: (recompute, sequence_parallel).
+TABLE_4 = (("none", False), ("none", True), ("full", False), ("selective", False), ("selective", True))
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A predicted value in base units; for steps also what baselines and intervals need.
+
+    `peak_s` is the time of the step's hardware FLOPs at the dense peak, `model_flop_per_s` its model FLOPs per second
+    and accelerator.
+    """
+
+    value: float
+    interval: tuple[float, float] | None = None
+    fits: bool | None = None
+    widened_by: tuple[str, ...] = ()
+    peak_s: float | None = None
+    model_flop_per_s: float | None = None
+
+
+def predict(row: Row, source_id: str) -> Prediction:
+    """The prediction for a row; raises `PerfModelError` where the model declines."""
+    return _PREDICTORS[row.metric](row, source_id)
+
+
+def layer_times(
+    software: str = "megatron-2022",
+    model: str = "megatron-22b",
+    cluster: str = "dgx-a100-80gb",
+    *,
+    tp: int = 8,
+    micro_batch: int = 4,
+    seq_len: int = 2048,
+    precision: str = "fp16",
+) -> dict[tuple[str, bool, str], float]:
+    """Seconds of the ten layer timings of Korthikanti Table 4 by (recompute, sequence_parallel, phase)."""
+    return {
+        (recompute, sequence_parallel, phase): layer_phase_time(
+            software,
+            model,
+            cluster,
+            phase=phase,
+            recompute=recompute,
+            sequence_parallel=sequence_parallel,
+            tp=tp,
+            micro_batch=micro_batch,
+            seq_len=seq_len,
+            precision=precision,
+        )
+        for recompute, sequence_parallel in TABLE_4
+        for phase in ("forward", "backward")
+    }
+
+
+def layer_phase_time(
+    software: str,
+    model: str,
+    cluster: str,
+    *,
+    phase: str,
+    recompute: str,
+    sequence_parallel: bool,
+    tp: int,
+    micro_batch: int,
+    seq_len: int,
+    precision: str,
+) -> float:
+    """Seconds of one phase of one layer on `tp` accelerators that wait for each other; backward recomputes first."""
+    steps = training_task(
+        model,
+        load_cluster(cluster, accelerators=tp),
+        global_batch=micro_batch,
+        seq_len=seq_len,
+        precision=precision,
+        software=software,
+    ).steps
+    block = layer(
+        steps.model,
+        steps.kernels,
+        steps.links,
+        steps.software,
+        tp=float(tp),
+        micro_batch=float(micro_batch),
+        seq_len=seq_len,
+        sequence_parallel=sequence_parallel,
+    )
+    host_s = float(steps.software.host_layer_s)
+    slow = straggler_slowdown(float(tp), steps.relative_spread)
+    forward = _phase_time(block, block.forward, host_s, slow)
+    if phase == "forward":
+        return forward
+    backward = _phase_time(block, block.backward, host_s * float(steps.software.host_backward_ratio), slow)
+    if recompute == "full":
+        return backward + forward
+    if recompute == "selective" and steps.software.attention == "unfused":
+        return backward + (1.0 + slow) * float(block.forward["attention_core"].seconds)
+    return backward
+
+
+def _phase_time(block: Layer, phase: dict[str, Cost], host_s: float, slow: float) -> float:
+    device_s, all_s = float(block.device(phase).seconds), float(total(phase.values()).seconds)
+    return all_s + slow * device_s + float(host_exposed_time(all_s, host_s))
+
+
+def _step_time(row: Row, source_id: str) -> Prediction:
+    cluster = load_cluster(row.cluster, accelerators=row.accelerators)
+    estimate = estimate_training(
+        row.model,
+        cluster,
+        layout=row.layout(),
+        global_batch=row.global_batch,
+        seq_len=row.seq_len,
+        precision=row.precision,
+        software=row.software,
+    )
+    return Prediction(
+        value=estimate.step_time_s,
+        interval=interval_of(estimate.step_time_s, estimate.warnings, leave_out=source_id),
+        fits=estimate.fits,
+        widened_by=tuple(sorted({warning.formula for warning in estimate.warnings})),
+        peak_s=estimate.hfu * estimate.step_time_s,
+        model_flop_per_s=estimate.model_flop_per_s_per_accelerator,
+    )
+
+
+def _layer_phase(row: Row, source_id: str) -> Prediction:
+    seconds = layer_phase_time(
+        row.software,
+        row.model,
+        row.cluster,
+        phase="forward" if row.metric == "layer_forward_time" else "backward",
+        recompute=row.recompute,
+        sequence_parallel=row.sequence_parallel,
+        tp=row.tp,
+        micro_batch=row.micro_batch,
+        seq_len=row.seq_len,
+        precision=row.precision,
+    )
+    return Prediction(seconds)
+
+
+def _activation_share(row: Row, source_id: str) -> Prediction:
+    model, software = load_model(row.model), load_software(row.software)
+
+    def kept_bytes(sequence_parallel: bool, recompute: str) -> float:
+        return float(
+            activation_bytes_of_layer(
+                model,
+                software,
+                tp=float(row.tp),
+                micro_batch=float(row.micro_batch),
+                seq_len=row.seq_len,
+                sequence_parallel=sequence_parallel,
+                recompute=recompute,
+            )
+        )
+
+    return Prediction(kept_bytes(row.sequence_parallel, row.recompute) / kept_bytes(False, "none"))
+
+
+_PREDICTORS: dict[str, Callable[[Row, str], Prediction]] = {
+    "step_time": _step_time,
+    "hardware_flop_per_s_per_accelerator": _step_time,
+    "model_flop_per_s_per_accelerator": _step_time,
+    "layer_forward_time": _layer_phase,
+    "layer_backward_time": _layer_phase,
+    "activation_share_of_tensor_parallel": _activation_share,
+}
