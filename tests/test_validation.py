@@ -57,7 +57,6 @@ def test_every_row_names_a_publication_and_keeps_the_printed_digits() -> None:
             assert row.source.startswith("arXiv:")
             assert source.url.endswith(row.source.removeprefix("arXiv:"))
             assert row.accelerators == row.tp * row.pp * row.dp
-            assert len(f"{row.value:.{row.digits}g}".replace(".", "")) <= row.digits
             assert math.isclose(float(f"{row.value:.{row.digits}g}"), row.value, rel_tol=1e-12, abs_tol=0)
 
 
@@ -129,7 +128,7 @@ def test_error_scores() -> None:
     assert score.median_abs_log(predicted, truth) == pytest.approx(math.log(1.1), rel=1e-12, abs=0)
     by_hand = math.sqrt((math.log(1.1) ** 2 + math.log(0.9) ** 2) / 3)
     assert score.rms_log(predicted, truth) == pytest.approx(by_hand, rel=1e-12, abs=0)
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(ValueError, match="argument 2"):
         score.mape([1.0], [1.0, 2.0])
 
 
@@ -183,7 +182,7 @@ def test_nothing_is_over_tolerance(report: ValidationReport) -> None:
 
 
 def test_activation_percentages_are_within_a_point(report: ValidationReport) -> None:
-    assert report.sources["korthikanti-2022-figure7"].max_error == pytest.approx(0.005, abs=0.005, rel=0)
+    assert (report.sources["korthikanti-2022-figure7"].max_error or 1.0) < 0.01
 
 
 def test_baselines_equal_the_known_ones(report: ValidationReport) -> None:
@@ -287,14 +286,14 @@ def test_the_readme_shows_what_the_program_prints(report: ValidationReport) -> N
 
 def test_the_scoreboard_is_written_between_its_markers(report: ValidationReport, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text(f"above\n{BEGIN}\nold\n{END}\nbelow\n")
+    page.write_text(f"above\n{BEGIN}\nstale figures\n{END}\nbelow\n")
     assert write_scoreboard(page, report)
     assert not write_scoreboard(page, report)
     text = page.read_text()
     assert text.startswith("above\n")
     assert text.endswith("below\n")
     assert "megatron-sc21" in text
-    assert "old" not in text
+    assert "stale figures" not in text
     # A calibrated source never stands as a headline.
     line = next(line for line in text.splitlines() if "korthikanti-2022-layer" in line)
     assert "**" not in line

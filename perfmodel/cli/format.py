@@ -15,8 +15,10 @@ __all__ = [
     "power",
     "quantity",
     "seconds",
+    "seconds_beside",
     "seconds_interval",
     "significant",
+    "time_unit",
     "usd",
 ]
 
@@ -55,6 +57,22 @@ def seconds_interval(low: float, high: float) -> str:
     """Both ends of an interval in the unit of the upper one, `5.52 to 6.91 s`."""
     scale, unit = _unit_of_seconds(high)
     return f"{significant(low / scale)} to {significant(high / scale)} {unit}"
+
+
+def time_unit(value: float) -> str:
+    """The unit in which `seconds` would write a time."""
+    return _unit_of_seconds(value)[1]
+
+
+def seconds_beside(value: float, whole: float, digits: int = 4) -> str:
+    """A time without its unit, in the unit and with the decimals of the `whole` it is part of.
+
+    >>> seconds_beside(0.1153, 6.691), seconds_beside(6.691, 6.691)
+    ('0.115', '6.691')
+    """
+    scale, _ = _unit_of_seconds(whole)
+    places = digits - 1 - math.floor(math.log10(whole / scale)) if whole > 0 else 3
+    return f"{value / scale:,.{max(places, 0)}f}"
 
 
 def _unit_of_seconds(value: float) -> tuple[float, str]:

@@ -68,7 +68,7 @@ _SCENARIO = (
 _SEARCH = (
     Option("objective", "text", "what to make least", choices=("time", "cost", "energy"), default="time"),
     Option("memory_margin", "number", "share of the memory to leave free, e.g. 0.1", low=0, high=1),
-    Option("top", "whole", "rows of the printed frontier (the document holds it all)", low=1),
+    Option("top", "whole", "how many alternatives to list", low=1),
 )
 LAYOUT = (
     _degree("tp", "tensor parallel degree"),

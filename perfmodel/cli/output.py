@@ -22,6 +22,10 @@ __all__ = ["emit", "say", "write_atomically"]
 _NARROWEST, _WIDEST = 80, 120
 
 
+class _Buffer(io.StringIO):
+    encoding = "utf-8"  # the renderer asks for it to choose its bars
+
+
 def say(text: str) -> None:
     """Talk: one line on standard error."""
     print(f"perfmodel: {' '.join(text.split())}", file=sys.stderr)
@@ -38,7 +42,8 @@ def emit(document: Any, page: Callable[[Console], None], *, as_json: bool, file:
         sys.stdout.flush()
         return
     else:
-        buffer = io.StringIO()
+        buffer = _Buffer()
+        buffer.encoding = "utf-8" if file is not None else sys.stdout.encoding or "utf-8"
         page(_console(buffer))
         # A table pads its lines to the full width; in a file or a pipe that is only noise.
         text = "".join(f"{line.rstrip()}\n" for line in buffer.getvalue().splitlines())
@@ -49,7 +54,7 @@ def emit(document: Any, page: Callable[[Console], None], *, as_json: bool, file:
         sys.stdout.write(text)
     except UnicodeEncodeError:
         encoding = sys.stdout.encoding or "ascii"
-        sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+        sys.stdout.write(text.replace("µ", "u").encode(encoding, "replace").decode(encoding))
     sys.stdout.flush()
 
 

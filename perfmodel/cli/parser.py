@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from perfmodel._version import __version__
-from perfmodel.cli.options import ESTIMATE_TRAINING, LAYOUT, OPTIONS, PLAN_TRAINING, Option
+from perfmodel.cli.options import ESTIMATE_TRAINING, LAYOUT, PLAN_TRAINING, Option
 from perfmodel.errors import PlanError, unknown_name
 
 __all__ = ["LISTS", "SCHEMAS", "build_parser", "parse"]
@@ -129,13 +129,18 @@ def _json(parser: argparse.ArgumentParser) -> None:
 def _output(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("output")
     group.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
-    group.add_argument("-o", "--output", metavar="FILE", help="write there instead (*.json: as JSON), whole or not at all")
+    group.add_argument(
+        "-o", "--output", metavar="FILE", help="write there instead (*.json: as JSON), whole or not at all"
+    )
 
 
 def _scenario(parser: argparse.ArgumentParser, options: Iterable[Option]) -> None:
     scenario = parser.add_argument_group("scenario")
     scenario.add_argument(
-        "-f", "--file", metavar="FILE", help="TOML or JSON with the same keys, or an earlier result; - is standard input"
+        "-f",
+        "--file",
+        metavar="FILE",
+        help="TOML or JSON with the same keys, or an earlier result; - is standard input",
     )
     layout = parser.add_argument_group("layout")
     for option in options:
@@ -152,7 +157,9 @@ def _add(group: Any, option: Option) -> None:
             option.flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=option.help
         )
         return
-    metavar = {"whole": "N", "number": "X", "spec": "ID", "text": "NAME", "texts": "NAMES", "wholes": "N,N"}[option.kind]
+    metavar = {"whole": "N", "number": "X", "spec": "ID", "text": "NAME", "texts": "NAMES", "wholes": "N,N"}[
+        option.kind
+    ]
     choices = f": {', '.join(option.choices)}" if option.choices else ""
     action = group.add_argument(
         option.flag, metavar=metavar, default=argparse.SUPPRESS, help=f"{option.help}{choices}{default}"
@@ -173,7 +180,10 @@ def _completer(option: Option) -> Callable[..., Iterable[str]]:
 
 def _plan(parser: argparse.ArgumentParser) -> None:
     training = _command(
-        parser.add_subparsers(metavar="WHAT", title="what"), parser, "training", "the best parallel layout of a training run"
+        parser.add_subparsers(metavar="WHAT", title="what"),
+        parser,
+        "training",
+        "the best parallel layout of a training run",
     )
     training.set_defaults(run=f"{_COMMANDS}:plan_training")
     _scenario(training, PLAN_TRAINING)
@@ -212,6 +222,7 @@ def _validate(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=f"{_COMMANDS}:validate")
     parser.add_argument("--source", metavar="ID", help="this source alone; see perfmodel list published")
     parser.add_argument("--record", action="store_true", help="write the residuals and tolerances that this run gives")
+    parser.add_argument("--because", metavar="TEXT", help="with --record: the physics why a tolerance rises")
     _output(parser)
 
 
@@ -238,5 +249,3 @@ def _every_id(**_: Any) -> Iterable[str]:
 
     shelves = (ids(kind) for kind in ("models", "accelerators", "clusters", "software"))
     return [*(id for shelf in shelves for id in shelf), *_formula_names()]
-
-

@@ -152,32 +152,26 @@ class Efficiency(_OwnConstants):
 _BlockType = TypeVar("_BlockType", bound=_Block)
 
 
-def load_efficiency(
-    what: str | Path | Mapping[str, Any] | Efficiency, relative: str | None = None
-) -> Efficiency:
+def load_efficiency(what: str | Path | Mapping[str, Any] | Efficiency, relative: str | None = None) -> Efficiency:
     """The kernel constants of an accelerator id, a path or a dict; blocks it lacks are its relative's.
 
     `relative` is the accelerator to inherit from when there is no file for `what` or the file names none.
     Raises `SpecError`.
 
     >>> load_efficiency("a100-sxm-40gb", relative="a100-sxm-80gb").inherited[0]
-    "every kernel constant of a100-sxm-40gb is a100-sxm-80gb's"
+    'a100-sxm-40gb inherits every kernel constant of a100-sxm-80gb'
     """
     if isinstance(what, Efficiency):
         return what
     own = _own(what, relative)
-    resolved, inherited = own, list[str]()
-    if not _blocks(own) and own.relative:
-        inherited.append(f"every kernel constant of {own.id} is {own.relative}'s")
-    visited, nearest = {own.id}, own.relative
+    resolved, visited, nearest = own, {own.id}, own.relative
+    heir = own.id if _blocks(own) else own.relative
+    inherited = [] if heir == own.id else [f"{own.id} inherits every kernel constant of {heir}"]
     while nearest is not None and nearest not in visited:
         visited.add(nearest)
         donor = _own(nearest, None)
         resolved, taken = _completed(resolved, donor)
-        if _blocks(own):
-            inherited += [f"{where} of {own.id} is {donor.id}'s" for where in taken]
-        elif donor.id != own.relative:
-            inherited += [f"{where} of {own.relative} is {donor.id}'s" for where in taken]
+        inherited += [f"{where} of {heir} is {donor.id}'s" for where in taken if donor.id != heir]
         nearest = donor.relative
     fields = {name: getattr(resolved, name) for name in _OwnConstants.model_fields}
     absent = [name for name in ("matmul", "attention", "elementwise", "collective", "network") if not fields[name]]
@@ -192,7 +186,10 @@ def load_efficiency(
 
 def _own(what: str | Path | Mapping[str, Any], relative: str | None) -> _OwnConstants:
     uncalibrated = isinstance(what, str) and not registry.is_path(what) and what not in registry.ids("efficiency")
-    if uncalibrated and relative is not None:
+    if uncalibrated and relative is None:
+        known = unknown_name("calibrated accelerator", what, registry.ids("efficiency"))
+        raise SpecError(f"{what}: has no kernel constants and names no relative to inherit from; {known}")
+    if uncalibrated:
         return _OwnConstants(id=str(what), relative=relative)
     own = registry.load("efficiency", what, _OwnConstants)
     return own if own.relative or not relative else own.model_copy(update={"relative": relative})

@@ -55,22 +55,22 @@ def _accuracy(sources: dict[str, SourceScore]) -> str:
 
 def _accuracy_row(id: str, one: SourceScore) -> list[str]:
     counted = one.role == "validate"
-    points = " points" if one.quantity == "activation memory" else " %"
-    error = f"**{_percent(one.headline)}{points}**" if counted else f"({_percent(one.headline)}{points})"
-    worst = f"{one.worst.error:+.1%}".replace("%", " %") + f" {one.worst.where}" if one.worst else "–"
+    unit, digits = ("points", 2) if one.quantity == "activation memory" else ("%", 1)
+    error = f"{_percent(one.headline)} {unit}"
+    worst = f"{100 * one.worst.error:+.{digits}f} {unit} {one.worst.where}" if one.worst else "–"
     baselines = one.baselines
     return [
         f"[{id}]({one.url})",
         one.quantity if counted else f"{one.quantity}, calibrated ({len(one.free_constants)} constants)",
         f"{one.scored} / {one.given}",
-        error,
+        f"**{error}**" if counted else f"({error})",
         _fraction(one.median_abs_log, 3),
-        f"{100 * one.bias:+.1f}{points}" if one.bias is not None else "–",
+        f"{100 * one.bias:+.{digits}f} {unit}" if one.bias is not None else "–",
         worst,
         _fraction(one.rank_correlation, 2),
         f"{_percent(baselines.constant_hfu_mape)} %" if baselines else "–",
         f"{_percent(baselines.fitted_hfu_mape)} % (at {baselines.fitted_hfu:.3f})" if baselines else "–",
-        ", ".join(f"{other.tool} {_percent(other.mape)} %" for other in one.other_tools) or "–",
+        ", ".join(f"{other.tool} {100 * other.mape:.3g} %" for other in one.other_tools) or "–",
     ]
 
 

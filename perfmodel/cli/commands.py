@@ -1,0 +1,148 @@
+"""The commands that compute: each takes parsed arguments, calls the library, writes one result, returns a code."""
+
+from __future__ import annotations
+
+import re
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from perfmodel.cli.options import ESTIMATE_TRAINING, LAYOUT, PLAN_TRAINING, Option, json_schema, parsed
+from perfmodel.cli.output import emit, say
+from perfmodel.cli.scenario import gather
+from perfmodel.errors import PlanError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["bench", "estimate_training", "plan_training", "schema", "validate"]
+
+DONE, NOT_FEASIBLE = 0, 1
+_SCHEMAS = {
+    "training-estimate": ("perfmodel.predict.records", "TrainingEstimate", "serialization"),
+    "training-plan": ("perfmodel.plan.records", "TrainingPlan", "serialization"),
+    "accelerator": ("perfmodel.specs.accelerator", "Accelerator", "validation"),
+    "cluster": ("perfmodel.specs.cluster", "Cluster", "validation"),
+    "model": ("perfmodel.specs.architecture", "Architecture", "validation"),
+}
+
+
+def plan_training(args: Namespace) -> int:
+    """`perfmodel plan training`: 0 with a plan, 1 where nothing is feasible (the document is printed all the same)."""
+    import perfmodel as pm
+
+    question, names = _question(args, PLAN_TRAINING, "plan training")
+    plan = pm.plan_training(**question).to_dict()
+
+    def page(console: Console) -> None:
+        from perfmodel.cli.render import plan_page
+
+        plan_page(console, plan, names)
+
+    _emit(args, plan, page)
+    return DONE if plan["feasible"] else NOT_FEASIBLE
+
+
+def estimate_training(args: Namespace) -> int:
+    """`perfmodel estimate training`: 0, also for an estimate that does not fit."""
+    import perfmodel as pm
+
+    question, names = _question(args, ESTIMATE_TRAINING, "estimate training")
+    layout = {option.name: question.pop(option.name) for option in LAYOUT if option.name in question}
+    estimate = pm.estimate_training(layout=layout, **question).to_dict()
+
+    def page(console: Console) -> None:
+        from perfmodel.cli.render import estimate_page
+
+        estimate_page(console, estimate, names)
+
+    _emit(args, estimate, page)
+    return DONE
+
+
+def validate(args: Namespace) -> int:
+    """`perfmodel validate`: 1 where a source is over its tolerance."""
+    from perfmodel import validation
+
+    if args.because and not args.record:
+        raise PlanError("--because: goes with --record")
+    if args.record and args.source:
+        raise PlanError("--record: needs every source; leave out --source")
+    report = validation.run(args.source)
+    if args.record:
+        validation.record(report, because=args.because)
+        say("recorded residuals and tolerances")
+        report = validation.run()  # intervals follow the residuals
+    document = report.to_dict()
+
+    def page(console: Console) -> None:
+        from perfmodel.cli.render_validation import validation_page
+
+        validation_page(console, document)
+
+    _emit(args, document, page)
+    return NOT_FEASIBLE if document["over_tolerance"] else DONE
+
+
+def schema(args: Namespace) -> int:
+    """`perfmodel schema NAME`: JSON in any case."""
+    if args.name == "scenario":
+        document = json_schema()
+    else:
+        module, name, mode = _SCHEMAS[args.name]
+        document = getattr(import_module(module), name).model_json_schema(mode=mode)
+    args.json = True
+    _emit(args, document, lambda console: None)
+    return DONE
+
+
+def bench(args: Namespace) -> int:
+    """`perfmodel bench`: how fast planning is."""
+    measure: Callable[[], Mapping[str, Any]] = getattr(import_module("perfmodel.plan.bench"), f"bench_{args.name}")
+    document = dict(measure())
+
+    def page(console: Console) -> None:
+        from perfmodel.cli import format as fmt
+        from perfmodel.cli.render import plain_table
+
+        table = plain_table("", "")
+        for key, value in document.items():
+            if isinstance(value, (int, float)):
+                table.add_row(key, fmt.quantity(key, value))
+        console.print(table)
+
+    _emit(args, document, page)
+    return DONE
+
+
+def _question(args: Namespace, options: tuple[Option, ...], command: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """The keyword arguments of the library call, model and cluster loaded, and their names for people."""
+    import perfmodel as pm
+
+    given = {option.name: _parsed(option, args) for option in options if hasattr(args, option.name)}
+    scenario = gather(options, given, args.file, command)
+    for note in scenario.notes:
+        say(f"note: {note}")
+    question = dict(scenario.values)
+    model = pm.load_model(question["model"])
+    cluster = pm.load_cluster(question["cluster"], accelerators=question.pop("accelerators", None))
+    names = {
+        "model": model.name or model.id,
+        "accelerator": _short(cluster.accelerator.name) or cluster.accelerator.id,
+    }
+    return question | {"model": model, "cluster": cluster}, names
+
+
+def _short(name: str) -> str:
+    """An accelerator's name without its maker and its memory, which stands elsewhere on the page."""
+    return re.sub(r"^(NVIDIA|AMD|Google|Intel) | \d+ ?Gi?B$", "", name)
+
+
+def _parsed(option: Option, args: Namespace) -> Any:
+    value = getattr(args, option.name)
+    return value if isinstance(value, bool) else parsed(option, value)
+
+
+def _emit(args: Namespace, document: Any, page: Callable[[Console], None]) -> None:
+    emit(document, page, as_json=args.json, file=args.output)

@@ -1,0 +1,324 @@
+"""Training estimates and plans as pages that a person reads; everything is taken from the document."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from perfmodel.cli import format as fmt
+
+__all__ = ["estimate_page", "heading", "plain_table", "plan_page"]
+
+Document = Mapping[str, Any]
+_COLOURS = {"compute": "green", "memory": "magenta", "link": "yellow"}
+_WAITING = "red"  # latency, host, dependency: nothing works
+_SMALLEST_SHARE, _DEEPEST, _BAR, _ROOMY = 0.01, 3, 20, 100
+_LAYOUT_WORDS = {
+    "tp": "tp",
+    "pp": "pp",
+    "dp": "dp",
+    "cp": "cp",
+    "ep": "ep",
+    "etp": "etp",
+    "attention_dp": "attn dp",
+    "vpp": "vpp",
+    "micro_batch": "micro-batch",
+    "zero_stage": "ZeRO",
+    "dp_shard": "shard",
+    "sequence_parallel": "seq. par.",
+    "recompute": "recompute",
+    "schedule": "schedule",
+    "vocab_parallel": "vocabulary",
+}
+_SHORT = {"micro_batch": "mb", "sequence_parallel": "sp"}
+_DEGREES = ("tp", "pp", "dp", "micro_batch")
+_ALWAYS = ("tp", "pp", "dp", "micro_batch", "zero_stage", "recompute")
+_OFF: dict[str, tuple[Any, ...]] = {
+    "dp_shard": (None,),
+    "sequence_parallel": (),
+    "schedule": (),
+    "vocab_parallel": ("none", None),
+}
+
+
+def estimate_page(console: Console, estimate: Document, names: Document) -> None:
+    """The page of `estimate training`; `names` may give better names than the ids of `model` and `accelerator`."""
+    _headline(console, estimate["request"], estimate, names)
+    _layout(console, "Layout", estimate["request"]["layout"], estimate)
+    _breakdown(console, estimate)
+    _memory(console, estimate["memory_bytes"], None)
+    _remarks(console, estimate)
+
+
+def plan_page(console: Console, plan: Document, names: Document) -> None:
+    """The page of `plan training`."""
+    request, prediction = plan["request"], plan["prediction"]
+    if prediction is None:
+        _nothing_fits(console, plan, names)
+        return
+    _headline(console, request, prediction, names)
+    _layout(console, f"Best layout for {request.get('objective', 'time')}", plan["decision"]["layout"], prediction)
+    _breakdown(console, prediction)
+    limits = {constraint["name"]: constraint for constraint in plan["constraints"]}
+    _memory(console, prediction["memory_bytes"], limits.get("memory_bytes"))
+    _alternatives(console, plan)
+    _sensitivities(console, plan["sensitivities"], prediction["step_time_s"])
+    _certificate(console, plan["certificate"])
+    _remarks(console, prediction)
+
+
+def heading(console: Console, text: str, remark: str = "") -> None:
+    """The title of a block, after an empty line."""
+    console.print()
+    console.print(Text.assemble((text, "bold cyan"), (f"  {remark}" if remark else "", "dim")))
+
+
+def plain_table(*columns: str, left: Sequence[int] = (0,), gap: int = 2) -> Table:
+    """A table without lines; the columns at `left` are text, the others numbers."""
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, gap, 0, 0))
+    for position, column in enumerate(columns):
+        side: Any = "left" if position in left else "right"
+        table.add_column(column, justify=side, no_wrap=position not in left, overflow="fold")
+    return table
+
+
+def _headline(console: Console, request: Document, estimate: Document, names: Document) -> None:
+    low, high = estimate["step_time_interval_s"]
+    memory = estimate["memory_bytes"]
+    fit = "" if estimate["fits"] else ": DOES NOT FIT"
+    console.print(
+        Text.assemble(
+            (f"{_subject(request, names, estimate['accelerators_used'])}: ", "bold"),
+            (f"{fmt.seconds(estimate['step_time_s'])} per step", "bold green"),
+            f" ({fmt.seconds_interval(low, high)}), ",
+            (f"{fmt.percent(estimate['mfu'])} MFU", "bold green"),
+            f", {_of(memory['total'], memory['capacity'])}",
+            (fit, "bold red"),
+        )
+    )
+    level = f"{100 * estimate.get('interval_level', 0.8):.0f} % interval"
+    console.print(
+        Text(
+            f"{fmt.count(request['global_batch'])} sequences of {fmt.count(request['seq_len'])} tokens, "
+            f"{request['precision']}, {request.get('software')}, {request.get('optimizer')}; {level} in brackets",
+            "dim",
+        )
+    )
+    console.print(
+        f"{fmt.count(estimate['tokens_per_s'])} tokens/s, "
+        f"{fmt.flop_rate(estimate['model_flop_per_s_per_accelerator'])} per accelerator, "
+        f"{fmt.energy(estimate['energy_j_per_step'])} and {fmt.usd(estimate['cost_usd_per_step'])} per step"
+    )
+    if estimate.get("run"):
+        _run(console, estimate["run"])
+
+
+def _subject(request: Document, names: Document, accelerators: int) -> str:
+    model = names.get("model") or request["model"]
+    accelerator = names.get("accelerator") or f"accelerators of {request['cluster']}"
+    of = "" if accelerators == request["accelerators"] else f" of {request['accelerators']:,}"
+    return f"{model} on {accelerators:,}{of} {accelerator}"
+
+
+def _run(console: Console, run: Document) -> None:
+    console.print(
+        Text.assemble(
+            f"Whole run of {fmt.count(run['tokens'])} tokens: ",
+            (fmt.seconds(run["run_days"] * 86400.0), "bold"),
+            f" in {fmt.count(round(run['steps']), 4)} steps, ",
+            (fmt.usd(run["cost_usd"]), "bold"),
+            ", ",
+            (fmt.energy(run["energy_kwh"] * 3.6e6), "bold"),
+            f", {fmt.count(run['accelerator_hours'])} accelerator hours",
+        )
+    )
+
+
+def _layout(console: Console, title: str, layout: Document, estimate: Document) -> None:
+    heading(console, title)
+    shown = [key for key in _LAYOUT_WORDS if key in layout and (key in _ALWAYS or not _is_off(key, layout[key]))]
+    gap = 2 if console.width >= _ROOMY else 1
+    table = plain_table(*(_LAYOUT_WORDS[key] for key in shown), "micro-batches", left=(), gap=gap)
+    table.add_row(*(_cell(layout[key]) for key in shown), fmt.count(estimate["n_microbatches"]))
+    console.print(table)
+
+
+def _is_off(key: str, value: Any) -> bool:
+    return value in _OFF.get(key, (1, None))
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if value is None else str(value)
+
+
+def _breakdown(console: Console, estimate: Document) -> None:
+    heading(console, "Where the step goes", "exposed time; busy: what the resource works")
+    step = estimate["step_time_s"]
+    table = plain_table("", fmt.time_unit(step), "", "share", "bound by", "busy", left=(0, 2, 4))
+    _rows(table, estimate["terms"], step, 0, console.options.ascii_only)
+    lower, upper = estimate["step_time_lower_s"], estimate["step_time_upper_s"]
+    table.add_row(Text("step", "bold"), Text(fmt.seconds_beside(step, step), "bold"))
+    console.print(table)
+    console.print(Text(f"if everything overlapped {fmt.seconds(lower)}, if nothing did {fmt.seconds(upper)}", "dim"))
+
+
+def _rows(table: Table, terms: Sequence[Document], step: float, depth: int, plain: bool) -> None:
+    large = [term for term in terms if term["seconds"] >= _SMALLEST_SHARE * step]
+    small = [term for term in terms if term["seconds"] < _SMALLEST_SHARE * step]
+    # One small term is named; several are one line.
+    if len(small) == 1:
+        large, small = list(terms), []
+    for term in large:
+        _row(table, term, step, depth, plain)
+        if depth + 1 < _DEEPEST:
+            _rows(table, term.get("children", ()), step, depth + 1, plain)
+    if small:
+        names = f"{len(small)} smaller terms"
+        seconds, busy = (sum(term[key] for term in small) for key in ("seconds", "busy_seconds"))
+        _row(table, {"name": names, "seconds": seconds, "busy_seconds": busy, "bound_by": ""}, step, depth, plain)
+
+
+def _row(table: Table, term: Document, step: float, depth: int, plain: bool) -> None:
+    share = term["seconds"] / step if step else 0.0
+    colour = _COLOURS.get(term["bound_by"], _WAITING) if term["bound_by"] else "default"
+    # The bar of a part is thinner, so that the eye adds only the bars of one depth.
+    mark = fmt.bar(share, _BAR, plain=plain) if depth == 0 else ("." if plain else "·") * round(share * _BAR)
+    table.add_row(
+        Text("  " * depth + str(term["name"]).replace("_", " "), "bold" if depth == 0 else ""),
+        fmt.seconds_beside(term["seconds"], step),
+        Text(mark, colour),
+        fmt.percent(share),
+        Text(term["bound_by"], colour),
+        Text(fmt.seconds_beside(term["busy_seconds"], step) if term["busy_seconds"] else "", "dim"),
+    )
+
+
+def _memory(console: Console, memory: Document, limit: Document | None) -> None:
+    capacity, total = memory["capacity"], memory["total"]
+    spare = capacity - total
+    room = f"{fmt.bytes_(spare)} free" if spare >= 0 else f"{fmt.bytes_(-spare)} too much"
+    heading(console, "Memory of the fullest accelerator", f"{_of(total, capacity)}, {room}")
+    table = plain_table("", "bytes", "", "share", left=(0, 2))
+    for name in (key for key in memory if key not in ("total", "capacity")):
+        share = memory[name] / capacity
+        bar = Text(fmt.bar(share, 2 * _BAR, plain=console.options.ascii_only), "magenta")
+        table.add_row(name, fmt.bytes_(memory[name]), bar, fmt.percent(share))
+    full = Text(fmt.bar(total / capacity, 2 * _BAR, plain=console.options.ascii_only), "red" if spare < 0 else "green")
+    table.add_row(Text("total", "bold"), Text(fmt.bytes_(total), "bold"), full, fmt.percent(total / capacity))
+    console.print(table)
+    if limit is not None and limit["limit"] < capacity:
+        margin = fmt.percent(1 - limit["limit"] / capacity)
+        kept = f"the plan may use {fmt.bytes_(limit['limit'])} ({margin} kept free), {fmt.bytes_(limit['slack'])} left"
+        console.print(Text(kept, "dim"))
+
+
+def _of(total: float, capacity: float) -> str:
+    number, unit = fmt.bytes_(capacity).split()
+    used, used_unit = fmt.bytes_(total).split()
+    return f"{used} of {number} {unit}" if used_unit == unit else f"{used} {used_unit} of {number} {unit}"
+
+
+def _alternatives(console: Console, plan: Document) -> None:
+    prediction, others = plan["prediction"], plan["alternatives"]
+    if not others:
+        heading(console, "Alternatives", "none: no other layout is as fast, as lean or as cheap")
+        return
+    ties = sum(bool(other["tied"]) for other in others)
+    remark = f"= tied with the best within the error of the model ({ties})" if ties else "none within the model's error"
+    heading(console, "Alternatives on the frontier", remark)
+    best = prediction | plan["decision"] | {"memory_bytes": prediction["memory_bytes"]["total"], "tied": True}
+    rows = [best, *others]
+    keys = [key for key in _LAYOUT_WORDS if key in _DEGREES or (key != "schedule" and _differs(key, rows))]
+    fewer = len({row["accelerators_used"] for row in rows}) > 1
+    heads = [_SHORT.get(key, _LAYOUT_WORDS[key]) for key in keys]
+    unit = fmt.time_unit(best["step_time_s"])
+    gap = 2 if console.width >= _ROOMY else 1
+    table = plain_table(
+        "", *heads, f"step {unit}", "80 %", "MFU", "memory", "USD/step", *(["used"] if fewer else []), gap=gap
+    )
+    for row in rows:
+        ends = (fmt.seconds_beside(end, best["step_time_s"], 3) for end in row["step_time_interval_s"])
+        cells = [_cell(row["layout"].get(key)) for key in keys]
+        cells += [fmt.seconds_beside(row["step_time_s"], best["step_time_s"], 3), "-".join(ends)]
+        cells += [fmt.percent(row["mfu"]), fmt.bytes_(row["memory_bytes"]), fmt.usd(row["cost_usd_per_step"])]
+        cells += [f"{row['accelerators_used']:,}"] if fewer else []
+        mark = "best" if row is best else "=" if row["tied"] else ""
+        table.add_row(mark, *cells, style="bold" if row is best else "")
+    console.print(table)
+
+
+def _differs(key: str, rows: Sequence[Document]) -> bool:
+    return any(row["layout"].get(key) != rows[0]["layout"].get(key) for row in rows)
+
+
+def _sensitivities(console: Console, found: Sequence[Document], step: float) -> None:
+    shares = [(entry, entry["if_doubled_step_time_s"] / step - 1.0) for entry in found]
+    telling = [(entry, share) for entry, share in shares if abs(share) >= 0.005]
+    if not telling:
+        return
+    heading(console, "What would help most", "the step if one quantity doubled, all else as it is")
+    table = plain_table("twice the", "step", "change", "1 % more gives")
+    for entry, share in telling:
+        table.add_row(
+            _hardware_words(entry["quantity"]),
+            fmt.seconds(entry["if_doubled_step_time_s"]),
+            Text(fmt.percent(share, signed=True), "green" if share < 0 else "red"),
+            f"{entry['elasticity']:+.2f} %",
+        )
+    console.print(table)
+
+
+def _hardware_words(quantity: str) -> str:
+    key, _, of = quantity.partition(".")
+    words = key.replace("_byte_per_s", " bandwidth").replace("_flop_per_s", " FLOP/s").replace("_s", "")
+    return f"{of} {words}".strip().replace("_", " ").replace("hbm", "HBM")
+
+
+def _certificate(console: Console, certificate: Document) -> None:
+    pruned = {rule: n for rule, n in certificate["pruned"].items() if n}
+    heading(console, "How sure that nothing better was missed")
+    proof = "optimal within the space" if certificate["optimal"] else "not proven optimal"
+    if certificate.get("gap"):
+        proof += f", gap {fmt.percent(certificate['gap'])}"
+    if certificate["stopped_by"]:
+        proof += f", stopped by the {certificate['stopped_by'].replace('_', ' ')}"
+    console.print(
+        f"{certificate['candidates']:,} candidates, {certificate['priced']:,} priced: {certificate['method']}; {proof}"
+    )
+    if pruned:
+        ordered = sorted(pruned.items(), key=lambda item: -item[1])
+        console.print(Text(f"pruned: {', '.join(f'{rule} {n:,}' for rule, n in ordered)}", "dim"))
+
+
+def _remarks(console: Console, estimate: Document) -> None:
+    warnings = estimate["warnings"]
+    if warnings:
+        heading(console, "Mind", "each of these widens the interval")
+    for warning in warnings:
+        value = warning["value"]
+        shown = f"{value:.4g}" if isinstance(value, float) else value
+        console.print(
+            f"- {warning['formula']}: {warning['quantity']}: {shown} (valid: {warning['valid']})", markup=False
+        )
+    notes = [note for note in estimate.get("notes", ()) if note not in {warning["value"] for warning in warnings}]
+    if notes:
+        heading(console, "Notes")
+    for note in notes:
+        console.print(f"- {note}", markup=False)
+
+
+def _nothing_fits(console: Console, plan: Document, names: Document) -> None:
+    subject = _subject(plan["request"], names, plan["request"]["accelerators"])
+    console.print(Text.assemble(("No feasible layout", "bold red"), (f" for {subject}", "bold")))
+    for reason in plan["infeasible_because"]:
+        console.print(f"- {reason}", markup=False)
+    for constraint in plan["constraints"]:
+        value, limit = (fmt.quantity(constraint["name"], constraint[part]) for part in ("value", "limit"))
+        console.print(Text(f"{constraint['name']}: {value} needed at least, {limit} allowed", "dim"))
+    _certificate(console, plan["certificate"])
