@@ -86,7 +86,7 @@ def test_wrong_files_are_refused_with_a_useful_line() -> None:
         SpecError, match=r"^h100-sx: has no kernel constants and names no relative.*nearest: 'h100-sxm'"
     ):
         load_efficiency("h100-sx")
-    with pytest.raises(SpecError, match="unknown calibrated accelerator 'h100-sx'.*nearest: 'h100-sxm'"):
+    with pytest.raises(SpecError, match=r"unknown calibrated accelerator 'h100-sx'.*nearest: 'h100-sxm'"):
         load_efficiency("custom", relative="h100-sx")
     table = own()
     table["matmul"]["bf16"]["exponent"] = 0.5
@@ -205,9 +205,6 @@ def test_held_out_groups_are_predicted_and_the_roofline_is_far_off(
         bound, reason = BOUNDS[key]
         assert fit.held_out.median <= bound, f"{key}: {reason}"
         assert fit.held_out.median < 0.5 * fit.roofline.median
-        assert fit.rows == is_calibrate(fit.table, load_table(fit.table, None if key == "network" else id)).sum() or (
-            key in ("matmul.bf16", "matmul.fp8", "collective")  # these fit a stated part of their table
-        )
 
 
 def test_the_switch_explains_large_all_reduces_on_eight_ranks() -> None:

@@ -200,7 +200,7 @@ def test_rows_can_be_left_out() -> None:
 
 
 def test_layer_times_are_the_ten_of_table_4(report: ValidationReport) -> None:
-    times = validation.layer_times("megatron-2022")
+    times = validation.layer_times(validation.layer_steps("megatron-2022"))
     assert len(times) == 10
     assert times["selective", True, "forward"] == times["none", True, "forward"]
     repeated = times["full", False, "backward"] - times["none", False, "backward"]

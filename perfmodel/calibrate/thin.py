@@ -113,7 +113,7 @@ def _elementwise(folder: Path) -> tuple[pd.DataFrame, str, str, str]:
     names |= {"n_kv_head": "n_kv_heads", "num_tokens": "tokens", "device": "system"}
     rows = rows.rename(columns=names).assign(latency_us=rows["median_us"])
     keys = ["operation", "d_model", "d_ff", "n_heads", "n_kv_heads", "tp", "tokens"]
-    rows = rows.groupby(["system", *keys], as_index=False)["latency_us"].median()
+    rows = rows.groupby(["system", *keys])["latency_us"].median().reset_index()
     rule = (
         "norm, gated activation and rotary embedding of gated models (phi-2 has a LayerNorm and a partial rotary); "
         "equal shapes merged, median of their medians; whole microseconds"

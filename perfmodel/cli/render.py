@@ -16,7 +16,8 @@ __all__ = ["estimate_page", "heading", "plain_table", "plan_page"]
 Document = Mapping[str, Any]
 _COLOURS = {"compute": "green", "memory": "magenta", "link": "yellow"}
 _WAITING = "red"  # latency, host, dependency: nothing works
-_SMALLEST_SHARE, _DEEPEST, _BAR, _ROOMY = 0.01, 3, 20, 100
+_SMALLEST_SHARE, _INVISIBLE_SHARE = 0.01, 0.0005
+_DEEPEST, _BAR, _ROOMY = 3, 20, 100
 _LAYOUT_WORDS = {
     "tp": "tp",
     "pp": "pp",
@@ -169,6 +170,8 @@ def _breakdown(console: Console, estimate: Document) -> None:
 
 
 def _rows(table: Table, terms: Sequence[Document], step: float, depth: int, plain: bool) -> None:
+    if depth:
+        terms = [term for term in terms if term["seconds"] >= _INVISIBLE_SHARE * step]
     large = [term for term in terms if term["seconds"] >= _SMALLEST_SHARE * step]
     small = [term for term in terms if term["seconds"] < _SMALLEST_SHARE * step]
     # One small term is named; several are one line.
@@ -291,9 +294,11 @@ def _certificate(console: Console, certificate: Document) -> None:
     console.print(
         f"{certificate['candidates']:,} candidates, {certificate['priced']:,} priced: {certificate['method']}; {proof}"
     )
+    table = plain_table("pruned", "because", left=(1,))
+    for rule, n in sorted(pruned.items(), key=lambda item: -item[1]):
+        table.add_row(f"{n:,}", rule, style="dim")
     if pruned:
-        ordered = sorted(pruned.items(), key=lambda item: -item[1])
-        console.print(Text(f"pruned: {', '.join(f'{rule} {n:,}' for rule, n in ordered)}", "dim"))
+        console.print(table)
 
 
 def _remarks(console: Console, estimate: Document) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from perfmodel.predict.layout import RECOMPUTE, ParallelLayout
+from perfmodel.predict.layout import RECOMPUTE, VOCABULARY_CHUNKS, ParallelLayout
 from perfmodel.predict.step import Degrees
 from perfmodel.specs.architecture import Architecture
 
@@ -119,7 +119,7 @@ def _degree_rows(
 def _chunk_rows(
     model: Architecture, tp: int, pp: int, dp: int, sequences: int, pruned: Counter[str]
 ) -> Iterator[tuple[int, int, int, int, int]]:
-    for vpp in range(1, min(model.n_layers // pp, MAX_VPP if pp > 1 else 1) + 1):
+    for vpp in range(1, min((model.n_layers + VOCABULARY_CHUNKS) // pp, MAX_VPP if pp > 1 else 1) + 1):
         for micro_batch in _divisors(sequences):
             if micro_batch > MAX_MICRO_BATCH:
                 break

@@ -11,11 +11,13 @@ from perfmodel.errors import PlanError, unknown_name
 from perfmodel.specs.architecture import Architecture
 from perfmodel.specs.cluster import Cluster
 
-__all__ = ["RECOMPUTE", "SCHEDULES", "ParallelLayout", "check_layout", "make_layout"]
+__all__ = ["RECOMPUTE", "SCHEDULES", "VOCABULARY_CHUNKS", "ParallelLayout", "check_layout", "make_layout"]
 
 SCHEDULES = ("gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2", "zb-1p", "zb-2p", "zb-v", "v-half", "v-min", "dualpipe")
 PRICED_SCHEDULES = ("gpipe", "1f1b", "interleaved")
 RECOMPUTE = ("none", "selective", "full")
+# Frameworks may give the embedding and the head a chunk of their own.
+VOCABULARY_CHUNKS = 2
 _DEGREES = ("tp", "pp", "dp", "cp", "ep", "etp", "attention_dp", "vpp", "micro_batch")
 
 
@@ -128,10 +130,10 @@ def check_layout(
         raise PlanError(f"tp: must divide d_ff {model.d_ff} (got {tp}); allowed: {_divisors(model.d_ff)}")
     if layout.sequence_parallel and seq_len % tp:
         raise PlanError(f"sequence_parallel: tp {tp} must divide seq_len {seq_len}; or turn it off")
-    if pp * vpp > model.n_layers:
+    if pp * vpp > model.n_layers + VOCABULARY_CHUNKS:
         raise PlanError(
-            f"pp: {pp} stages of {vpp} chunks need {pp * vpp} layers, {model.id} has {model.n_layers}; "
-            f"at most pp * vpp = {model.n_layers}"
+            f"pp: {pp} stages of {vpp} chunks need {pp * vpp} layers, {model.id} has {model.n_layers} "
+            f"(and {VOCABULARY_CHUNKS} chunks may hold the embedding and the head alone)"
         )
     if layout.accelerators > cluster.accelerators:
         raise PlanError(

@@ -13,7 +13,7 @@ from perfmodel.predict.records import Warned
 from perfmodel.specs.cluster import Cluster
 from perfmodel.specs.software import Software
 
-__all__ = ["interval_of", "residual_spread", "widenings"]
+__all__ = ["interval_of", "residual_spread", "residuals", "widenings"]
 
 _RESIDUALS = Path(__file__).parent.parent / "data" / "residuals.toml"
 _Z80 = 1.2816  # normal quantile that leaves 10 % on each side
@@ -25,13 +25,14 @@ INHERITED_CONSTANTS = 0.10
 
 
 @cache
-def _residuals() -> dict[str, Any]:
+def residuals() -> dict[str, Any]:
+    """The recorded residuals; `residuals.cache_clear()` after recording new ones."""
     return tomllib.loads(_RESIDUALS.read_text())
 
 
 def residual_spread(leave_out: str | None = None) -> float:
     """Root mean square of ln(predicted / measured) over the validated training sources but `leave_out`."""
-    rows = [(s["rows"], s["rms_log"]) for name, s in _residuals()["training"].items() if name != leave_out]
+    rows = [(s["rows"], s["rms_log"]) for name, s in residuals()["training"].items() if name != leave_out]
     return math.sqrt(sum(n * rms**2 for n, rms in rows) / sum(n for n, _ in rows))
 
 

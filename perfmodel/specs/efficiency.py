@@ -101,10 +101,10 @@ class _OwnConstants(SourcedSpec):
 
     id: str = "custom"
     relative: str | None = None
-    matmul: dict[str, MatmulConstants] = {}
-    attention: dict[str, FlashConstants] = {}
-    elementwise: dict[str, ElementwiseConstants] = {}
-    collective: dict[Protocol, ProtocolConstants] = {}
+    matmul: dict[str, MatmulConstants] = Field(default_factory=dict)
+    attention: dict[str, FlashConstants] = Field(default_factory=dict)
+    elementwise: dict[str, ElementwiseConstants] = Field(default_factory=dict)
+    collective: dict[Protocol, ProtocolConstants] = Field(default_factory=dict)
     in_network: InNetworkConstants | None = None
     network: NetworkConstants | None = None
     relative_spread: Quantity | None = None

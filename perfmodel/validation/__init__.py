@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from perfmodel.validation.predictions import layer_times
+    from perfmodel.validation.predictions import layer_steps, layer_times
     from perfmodel.validation.records import ValidationReport
     from perfmodel.validation.runner import run
     from perfmodel.validation.scoreboard import scoreboard_markdown, write_scoreboard
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ValidationReport": "records",
+    "layer_steps": "predictions",
     "layer_times": "predictions",
     "load_sources": "sources",
     "record": "tolerances",
@@ -25,6 +26,7 @@ _HOMES = {
 
 __all__ = [
     "ValidationReport",
+    "layer_steps",
     "layer_times",
     "load_sources",
     "record",

@@ -9,14 +9,15 @@ from perfmodel.formulas.overlap import host_exposed_time, straggler_slowdown
 from perfmodel.predict.cost import Cost, total
 from perfmodel.predict.layer import Layer, layer
 from perfmodel.predict.memory import activation_bytes_of_layer
+from perfmodel.predict.step import StepModel
 from perfmodel.predict.training import estimate_training, training_task
 from perfmodel.predict.uncertainty import interval_of
 from perfmodel.specs.cluster import load_cluster
 from perfmodel.specs.huggingface import load_model
-from perfmodel.specs.software import load_software
+from perfmodel.specs.software import Software, load_software
 from perfmodel.validation.sources import Row
 
-__all__ = ["TABLE_4", "Prediction", "layer_phase_time", "layer_times", "predict"]
+__all__ = ["TABLE_4", "Prediction", "layer_phase_time", "layer_steps", "layer_times", "predict"]
 
 # The cases that Korthikanti et al. 2022 Table 4 times: (recompute, sequence_parallel).
 TABLE_4 = (("none", False), ("none", True), ("full", False), ("selective", False), ("selective", True))
@@ -43,8 +44,8 @@ def predict(row: Row, source_id: str) -> Prediction:
     return _PREDICTORS[row.metric](row, source_id)
 
 
-def layer_times(
-    software: str = "megatron-2022",
+def layer_steps(
+    software: str | Software = "megatron-2022",
     model: str = "megatron-22b",
     cluster: str = "dgx-a100-80gb",
     *,
@@ -52,48 +53,33 @@ def layer_times(
     micro_batch: int = 4,
     seq_len: int = 2048,
     precision: str = "fp16",
+) -> StepModel:
+    """The step model of one layer timing, on `tp` accelerators."""
+    machine = load_cluster(cluster, accelerators=tp)
+    task = training_task(
+        model, machine, global_batch=micro_batch, seq_len=seq_len, precision=precision, software=software
+    )
+    return task.steps
+
+
+def layer_times(
+    steps: StepModel, *, tp: int = 8, micro_batch: int = 4, seq_len: int = 2048
 ) -> dict[tuple[str, bool, str], float]:
     """Seconds of the ten layer timings of Korthikanti Table 4 by (recompute, sequence_parallel, phase)."""
+    sizes = {"tp": tp, "micro_batch": micro_batch, "seq_len": seq_len}
     return {
-        (recompute, sequence_parallel, phase): layer_phase_time(
-            software,
-            model,
-            cluster,
-            phase=phase,
-            recompute=recompute,
-            sequence_parallel=sequence_parallel,
-            tp=tp,
-            micro_batch=micro_batch,
-            seq_len=seq_len,
-            precision=precision,
+        (recompute, shards, phase): layer_phase_time(
+            steps, phase=phase, recompute=recompute, sequence_parallel=shards, **sizes
         )
-        for recompute, sequence_parallel in TABLE_4
+        for recompute, shards in TABLE_4
         for phase in ("forward", "backward")
     }
 
 
 def layer_phase_time(
-    software: str,
-    model: str,
-    cluster: str,
-    *,
-    phase: str,
-    recompute: str,
-    sequence_parallel: bool,
-    tp: int,
-    micro_batch: int,
-    seq_len: int,
-    precision: str,
+    steps: StepModel, *, phase: str, recompute: str, sequence_parallel: bool, tp: int, micro_batch: int, seq_len: int
 ) -> float:
     """Seconds of one phase of one layer on `tp` accelerators that wait for each other; backward recomputes first."""
-    steps = training_task(
-        model,
-        load_cluster(cluster, accelerators=tp),
-        global_batch=micro_batch,
-        seq_len=seq_len,
-        precision=precision,
-        software=software,
-    ).steps
     block = layer(
         steps.model,
         steps.kernels,
@@ -144,17 +130,23 @@ def _step_time(row: Row, source_id: str) -> Prediction:
 
 
 def _layer_phase(row: Row, source_id: str) -> Prediction:
-    seconds = layer_phase_time(
+    steps = layer_steps(
         row.software,
         row.model,
         row.cluster,
+        tp=row.tp,
+        micro_batch=row.micro_batch,
+        seq_len=row.seq_len,
+        precision=row.precision,
+    )
+    seconds = layer_phase_time(
+        steps,
         phase="forward" if row.metric == "layer_forward_time" else "backward",
         recompute=row.recompute,
         sequence_parallel=row.sequence_parallel,
         tp=row.tp,
         micro_batch=row.micro_batch,
         seq_len=row.seq_len,
-        precision=row.precision,
     )
     return Prediction(seconds)
 

@@ -67,7 +67,7 @@ def record(
     spreads = _residuals_text(report.sources)
     tolerances.write_text(_HEAD + "".join(_table(id, one) for id, one in landed.items()), encoding="utf-8")
     residuals.write_text(_RESIDUALS_HEAD + spreads, encoding="utf-8")
-    uncertainty._residuals.cache_clear()
+    uncertainty.residuals.cache_clear()
 
 
 def _next_tolerances(

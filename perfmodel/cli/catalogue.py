@@ -1,0 +1,232 @@
+"""What is on the shelf: `list`, `show` and `explain`."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+import tomllib
+from argparse import Namespace
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from perfmodel.cli.output import emit
+from perfmodel.errors import PlanError, unknown_name
+
+if TYPE_CHECKING:
+    from perfmodel.formulas import Formula
+
+__all__ = ["explain", "list_shelf", "show"]
+
+Entry = dict[str, Any]
+
+
+def list_shelf(args: Namespace) -> int:
+    """`perfmodel list KIND`: one line, or one object with `id` first, per thing."""
+    rows = {
+        "models": _models,
+        "hardware": _hardware,
+        "software": _software,
+        "formulas": _formulas,
+        "published": _published,
+        "systems": lambda: (),  # the ledger has no entry yet
+    }[args.kind]
+    entries = list(rows())
+
+    def page(console: Any) -> None:
+        from perfmodel.cli.render_catalogue import list_page
+
+        list_page(console, args.kind, entries)
+
+    emit(entries, page, as_json=args.json, file=args.output)
+    return 0
+
+
+def show(args: Namespace) -> int:
+    """`perfmodel show ID`: a model, an accelerator, a cluster, a software generation or a formula."""
+    entry = _found(args.id)
+
+    def page(console: Any) -> None:
+        from perfmodel.cli.render_catalogue import formula_page, spec_page
+
+        (formula_page if entry["kind"] == "formula" else spec_page)(console, entry)
+
+    emit(entry, page, as_json=args.json, file=args.output)
+    return 0
+
+
+def explain(args: Namespace) -> int:
+    """`perfmodel explain FORMULA`: its data sheet; `--latex` prints the equation alone."""
+    from perfmodel.formulas import get_formula
+
+    entry = formula_entry(get_formula(args.id))
+    if args.latex:
+        sys.stdout.write(f"{entry['latex']}\n")
+        sys.stdout.flush()
+        return 0
+
+    def page(console: Any) -> None:
+        from perfmodel.cli.render_catalogue import formula_page
+
+        formula_page(console, entry)
+
+    emit(entry, page, as_json=args.json, file=None)
+    return 0
+
+
+def _found(id: str) -> Entry:
+    import perfmodel as pm
+    from perfmodel.formulas import all_formulas
+    from perfmodel.specs.registry import ids
+
+    loaders = {
+        "models": ("model", pm.load_model),
+        "accelerators": ("accelerator", pm.load_accelerator),
+        "clusters": ("cluster", pm.load_cluster),
+        "software": ("software", pm.load_software),
+    }
+    for shelf, (kind, load) in loaders.items():
+        if id in ids(shelf):
+            spec = load(id)
+            counts = {"n_params": spec.n_params} if kind == "model" else {}
+            return {"id": id, "kind": kind} | counts | _without_empty(spec.model_dump(mode="json"))
+    formulas = all_formulas()
+    if id in formulas:
+        return formula_entry(formulas[id])
+    known = [*(one for shelf in loaders for one in ids(shelf)), *formulas]
+    raise PlanError(unknown_name("id", id, known, shown=0).replace("; allowed: , ...", ";"))
+
+
+def _without_empty(table: Mapping[str, Any]) -> Entry:
+    return {key: value for key, value in table.items() if value not in (None, "", {}, [])}
+
+
+def _models() -> Iterable[Entry]:
+    from perfmodel.specs.huggingface import load_model
+    from perfmodel.specs.registry import ids
+
+    keys = ("name", "n_params", "n_layers", "d_model", "d_ff", "n_heads", "n_kv_heads", "vocab_size", "max_seq_len")
+    for id in ids("models"):
+        model = load_model(id)
+        source = model.source.url if model.source else ""
+        yield {"id": id} | {key: getattr(model, key) for key in keys} | {"source": source}
+
+
+def _hardware() -> Iterable[Entry]:
+    from perfmodel.specs.accelerator import load_accelerator
+    from perfmodel.specs.cluster import load_cluster
+    from perfmodel.specs.registry import ids
+
+    numbers = ("hbm_bytes", "hbm_byte_per_s", "link_byte_per_s", "tdp_w", "usd_per_hour")
+    for id in ids("accelerators"):
+        chip = load_accelerator(id)
+        peaks = {dtype: float(peak) for dtype, peak in chip.peak_flop_per_s.items()}
+        figures: Entry = {key: float(getattr(chip, key)) for key in numbers}
+        yield {"id": id, "kind": "accelerator", "name": chip.name, "peak_flop_per_s": peaks} | figures
+    for id in ids("clusters"):
+        cluster = load_cluster(id)
+        tiers = [
+            {
+                "name": tier.name,
+                "domain_accelerators": tier.domain_accelerators,
+                "link_byte_per_s": float(tier.link_byte_per_s),
+            }
+            for tier in cluster.tiers
+        ]
+        yield {
+            "id": id,
+            "kind": "cluster",
+            "name": cluster.name,
+            "accelerator": cluster.accelerator.id,
+            "accelerators_per_node": cluster.accelerators_per_node,
+            "tiers": tiers,
+        }
+
+
+def _software() -> Iterable[Entry]:
+    from perfmodel.specs.registry import ids
+    from perfmodel.specs.software import load_software
+
+    for id in ids("software"):
+        stack = load_software(id)
+        lists = {"calibrated_on": list(stack.calibrated_on), "inherits": list(stack.inherits)}
+        yield {"id": id, "kind": stack.kind, "name": stack.name} | lists
+
+
+def _formulas() -> Iterable[Entry]:
+    from perfmodel.formulas import all_formulas
+
+    for name, law in all_formulas().items():
+        yield {
+            "id": name,
+            "family": law.family,
+            "returns": law.returns.unit,
+            "summary": law.summary,
+            "source": law.source,
+        }
+
+
+def _published() -> Iterable[Entry]:
+    from perfmodel.validation import load_sources
+
+    for id, source in load_sources().items():
+        facts = {key: getattr(source, key) for key in ("quantity", "role", "title", "url")}
+        yield {"id": id, "rows": len(source.rows)} | facts
+    groups: dict[str, int] = {}
+    for check in _checks():
+        groups[check["source"]] = groups.get(check["source"], 0) + 1
+    for source_text, rows in groups.items():
+        id = "formula-" + "-".join(re.findall(r"[a-z0-9]+", source_text.lower().replace("et al", ""))[:3])
+        facts = {"quantity": "formula", "role": "validate", "title": source_text, "url": ""}
+        yield {"id": id, "rows": rows} | facts
+
+
+def _checks() -> list[Entry]:
+    """The published values of single formulas, as typed from the papers."""
+    table = files("perfmodel").joinpath("validation", "published", "formula_checks.toml")
+    checks: list[Entry] = tomllib.loads(table.read_text(encoding="utf-8"))["check"]
+    return checks
+
+
+def formula_entry(law: Formula) -> Entry:
+    """The data sheet of a formula, with its published checks computed."""
+    import sympy
+
+    expression = law.symbolic()
+    names = {sympy.Symbol(symbol.name, positive=True): symbol.tex for symbol in law.symbols.values()}
+    symbols = [
+        {"name": one.name, "tex": one.tex, "unit": one.unit, "meaning": one.meaning, "default": one.default}
+        for one in law.symbols.values()
+    ]
+    return {
+        "id": law.name,
+        "kind": "formula",
+        "family": law.family,
+        "summary": law.summary,
+        "equation": law.equation,
+        "latex": sympy.latex(expression, symbol_names=names),
+        "expression": str(expression),
+        "symbols": symbols,
+        "returns": {"unit": law.returns.unit, "meaning": law.returns.meaning},
+        "assumptions": law.assumptions,
+        "valid": law.valid_text,
+        "valid_ranges": {name: [_bound(one.low), _bound(one.high)] for name, one in law.valid.items()},
+        "monotone": {name: "+" if sign > 0 else "-" for name, sign in law.monotone.items()},
+        "limits": [{"quantity": name, "at": at, "value": value} for name, at, value in law.limits],
+        "source": law.source,
+        "checked": law.checked,
+        "published": [_computed(law, check) for check in _checks() if check["formula"] == law.name],
+    }
+
+
+def _computed(law: Formula, check: Mapping[str, Any]) -> Entry:
+    value = float(law.function(**{name: float(given) for name, given in check["inputs"].items()}))
+    published = float(check["value"])
+    error = value / published - 1.0 if published else None
+    facts = {key: check[key] for key in ("where", "source", "inputs", "rel", "read", "reason") if key in check}
+    return facts | {"value": published, "formula_value": value, "relative_error": error}
+
+
+def _bound(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,227 @@
+"""Lists, descriptions and formulas as pages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from perfmodel.cli import format as fmt
+from perfmodel.cli.render import heading, plain_table
+
+__all__ = ["formula_page", "list_page", "spec_page"]
+
+Entry = Mapping[str, Any]
+
+
+def list_page(console: Console, kind: str, entries: Sequence[Entry]) -> None:
+    """One line per thing."""
+    if not entries:
+        console.print(f"no {kind} yet")
+        return
+    for part in ("accelerator", "cluster") if kind == "hardware" else (None,):
+        chosen = [entry for entry in entries if part is None or entry["kind"] == part]
+        columns = _COLUMNS[part or kind]
+        left = [position for position, (_, aligned, _) in enumerate(columns) if aligned == "left"]
+        table = plain_table(*(head for head, _, _ in columns), left=left)
+        for entry in chosen:
+            table.add_row(*(shown(entry) for _, _, shown in columns))
+        if part:
+            heading(console, f"{part.capitalize()}s")
+        console.print(table)
+    console.print()
+    what = "perfmodel explain NAME" if kind == "formulas" else "perfmodel show ID"
+    hint = "perfmodel validate --source ID scores one" if kind == "published" else f"{what} says where each comes from"
+    console.print(Text(f"{len(entries)} in all; {hint}", "dim"))
+
+
+def _text(key: str) -> Any:
+    return lambda entry: str(entry[key])
+
+
+def _number(key: str) -> Any:
+    return lambda entry: fmt.quantity(key, entry[key])
+
+
+def _peak(entry: Entry) -> str:
+    peaks = entry["peak_flop_per_s"]
+    dtype = "bf16" if "bf16" in peaks else next(iter(peaks))
+    return f"{fmt.flop_rate(peaks[dtype])} {dtype}"
+
+
+def _tiers(entry: Entry) -> str:
+    return ", ".join(f"{tier['name']} {fmt.byte_rate(tier['link_byte_per_s'])}" for tier in entry["tiers"])
+
+
+def _calibration(entry: Entry) -> str:
+    if entry["calibrated_on"]:
+        return f"calibrated on {', '.join(entry['calibrated_on'])}"
+    return "; ".join(entry["inherits"]) or "no calibration of its own"
+
+
+_COLUMNS: dict[str, tuple[tuple[str, str, Any], ...]] = {
+    "models": (
+        ("id", "left", _text("id")),
+        ("parameters", "right", _number("n_params")),
+        ("layers", "right", _text("n_layers")),
+        ("d_model", "right", _text("d_model")),
+        ("heads", "right", lambda e: f"{e['n_heads']}/{e['n_kv_heads']}"),
+        ("vocabulary", "right", _number("vocab_size")),
+        ("context", "right", _number("max_seq_len")),
+    ),
+    "accelerator": (
+        ("id", "left", _text("id")),
+        ("dense peak", "right", _peak),
+        ("memory", "right", _number("hbm_bytes")),
+        ("bandwidth", "right", _number("hbm_byte_per_s")),
+        ("link", "right", _number("link_byte_per_s")),
+        ("power", "right", _number("tdp_w")),
+        ("USD/h", "right", lambda e: f"{e['usd_per_hour']:.2f}"),
+    ),
+    "cluster": (
+        ("id", "left", _text("id")),
+        ("accelerator", "left", _text("accelerator")),
+        ("a node", "right", _text("accelerators_per_node")),
+        ("network, one direction of one accelerator", "left", _tiers),
+    ),
+    "software": (
+        ("id", "left", _text("id")),
+        ("for", "left", _text("kind")),
+        ("name", "left", _text("name")),
+        ("", "left", _calibration),
+    ),
+    "formulas": (
+        ("name", "left", _text("id")),
+        ("family", "left", _text("family")),
+        ("gives", "left", lambda e: f"[{e['returns']}]"),
+        ("", "left", _text("summary")),
+    ),
+    "published": (
+        ("id", "left", _text("id")),
+        ("rows", "right", _text("rows")),
+        ("quantity", "left", _text("quantity")),
+        ("role", "left", _text("role")),
+        ("title", "left", _text("title")),
+    ),
+}
+
+
+def spec_page(console: Console, entry: Entry) -> None:
+    """Facts, then every number with where it comes from, then the sources."""
+    console.print(Text.assemble((str(entry.get("name") or entry["id"]), "bold"), f"  {entry['kind']} {entry['id']}"))
+    numbers = list(_numbers("", entry))
+    facts = [(key, value) for key, value in _facts("", entry) if key not in ("id", "kind", "name")]
+    table = plain_table("", "", left=(0, 1))
+    for key, value in facts:
+        table.add_row(key, value)
+    if facts:
+        console.print()
+        console.print(table)
+    if numbers:
+        heading(console, "Numbers", "each with its kind and source")
+    for key, number in numbers:
+        console.print(Text.assemble((key, "bold"), f"  {fmt.quantity(key, number['value'])}  ({number['value']:g})"))
+        console.print(Text(f"    {_provenance(number)}", "dim"))
+    sources = list(_sources(entry))
+    if sources:
+        heading(console, "Sources")
+    for key, source in sources:
+        console.print(f"- {key}: {source['title']}, {source['url']}", markup=False, soft_wrap=True)
+
+
+def _provenance(number: Entry) -> str:
+    parts = [number.get("kind", ""), number.get("source", ""), number.get("where", "")]
+    text = ", ".join(part for part in parts if part)
+    for key in ("derived", "note"):
+        text += f"; {number[key]}" if number.get(key) else ""
+    return text + (f"; checked {number['checked']}" if number.get("checked") else "")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Mapping) and "value" in value and "source" in value
+
+
+def _children(where: str, value: Any) -> Iterator[tuple[str, Any]]:
+    pairs = value.items() if isinstance(value, Mapping) else enumerate(value, start=1)
+    for key, item in pairs:
+        if key != "sources":
+            yield f"{where}.{key}" if where else str(key), item
+
+
+def _numbers(where: str, value: Any) -> Iterator[tuple[str, Entry]]:
+    if _is_number(value):
+        yield where, value
+    elif isinstance(value, (Mapping, list)):
+        for key, item in _children(where, value):
+            yield from _numbers(key, item)
+
+
+def _facts(where: str, value: Any) -> Iterator[tuple[str, str]]:
+    if _is_number(value) or value in (None, "", [], {}):
+        return
+    if isinstance(value, list) and not any(isinstance(item, (Mapping, list)) for item in value):
+        yield where, ", ".join(map(str, value))
+    elif isinstance(value, (Mapping, list)):
+        for key, item in _children(where, value):
+            yield from _facts(key, item)
+    elif isinstance(value, bool):
+        yield where, "yes" if value else "no"
+    else:
+        yield where, f"{value:,}" if isinstance(value, (int, float)) else str(value)
+
+
+def _sources(value: Any) -> Iterator[tuple[str, Entry]]:
+    if isinstance(value, Mapping):
+        for key, source in (value.get("sources") or {}).items():
+            yield key, source
+        for key, item in value.items():
+            if key != "sources":
+                yield from _sources(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _sources(item)
+
+
+def formula_page(console: Console, entry: Entry) -> None:
+    """The data sheet of a formula."""
+    console.print(Text.assemble((entry["id"], "bold"), f"  {entry['summary']}"))
+    for title, text in (
+        ("Equation", entry["equation"]),
+        ("As computed", entry["expression"]),
+        ("LaTeX", entry["latex"]),
+    ):
+        if text:
+            heading(console, title)
+            console.print(text, markup=False)
+    heading(console, "Symbols")
+    table = plain_table("", "unit", "meaning", "default", left=(0, 1, 2))
+    for symbol in entry["symbols"]:
+        default = "" if symbol["default"] is None else f"{symbol['default']:g}"
+        meaning = symbol["meaning"] + (f" ({symbol['tex']})" if symbol["tex"] != symbol["name"] else "")
+        table.add_row(symbol["name"], Text(f"[{symbol['unit']}]"), Text(meaning.strip()), default)
+    result = entry["returns"]
+    table.add_row(Text("returns", "bold"), Text(f"[{result['unit']}]"), Text(result["meaning"]))
+    console.print(table)
+    for title, key in (
+        ("Assumptions", "assumptions"),
+        ("Valid for", "valid"),
+        ("Source", "source"),
+        ("Checked", "checked"),
+    ):
+        if entry[key]:
+            heading(console, title)
+            console.print(entry[key], markup=False)
+    if entry["published"]:
+        heading(console, "Published checks")
+        checks = plain_table("where", "published", "formula", "error")
+        for check in entry["published"]:
+            error = check["relative_error"]
+            checks.add_row(
+                Text(check["where"]),
+                f"{check['value']:.4g}",
+                f"{check['formula_value']:.4g}",
+                "" if error is None else fmt.percent(error, signed=True),
+            )
+        console.print(checks)
