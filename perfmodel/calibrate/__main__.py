@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from perfmodel.calibrate.kernels import Fitted, Score
+from perfmodel.calibrate.layer_table import ACCELERATOR, fit_layer_table, write_layer_fit
 from perfmodel.calibrate.write import RECIPES, calibrated, fits, path_of, render
 from perfmodel.errors import PerfModelError
 
@@ -27,6 +28,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 _show(f"{id} {key}", fit)
             if options.write:
                 path_of(id).write_text(render(calibrated(id, found)), encoding="utf-8")
+        if options.accelerator in (None, ACCELERATOR):
+            layer = fit_layer_table()
+            print(
+                f"{ACCELERATOR} elementwise.megatron and exposed_share: 10 layer times; median "
+                f"{100 * layer.median_error:.1f} %, worst {100 * layer.max_error:.1f} %; with nothing hidden "
+                f"{100 * layer.median_error_without_overlap:.1f} %\n"
+                f"    memory_efficiency {layer.memory_efficiency:.4g}, exposed_share {layer.exposed_share:.4g}"
+            )
+            if options.write:
+                write_layer_fit(layer)
     except PerfModelError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -6,19 +6,22 @@ of an overlapped transfer that stays visible. No time of a whole step is used.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from perfmodel.predict.step import StepModel
+from perfmodel.specs import registry
 from perfmodel.specs.efficiency import Efficiency, load_efficiency
 from perfmodel.specs.quantity import Quantity
 from perfmodel.validation.predictions import layer_phase_time, layer_steps
 from perfmodel.validation.sources import load_sources, measured
 
-__all__ = ["LayerFit", "fit_layer_table"]
+__all__ = ["ACCELERATOR", "LayerFit", "fit_layer_table", "write_layer_fit"]
 
 SOURCE = "korthikanti-2022-layer"
 ACCELERATOR = "a100-sxm-80gb"
@@ -47,6 +50,22 @@ def fit_layer_table() -> LayerFit:
         max_error=float(errors.max()),
         median_error_without_overlap=float(np.median(np.abs(serial.fun))),
     )
+
+
+def write_layer_fit(fit: LayerFit) -> None:
+    """Put the two constants into the efficiency set of the A100 and into every software generation that overlaps."""
+    efficiency = registry.path_of("efficiency", ACCELERATOR)
+    _replace(
+        efficiency, r"(\[elementwise\.megatron\]\nmemory_efficiency = )[\d.e-]+", f"\\g<1>{fit.memory_efficiency:.4g}"
+    )
+    _replace(efficiency, r'(korthikanti-2022-layer.csv", rows = 10, fitted_error = )[\d.]+', f"\\g<1>{fit.median_error:.4f}")
+    for id in registry.ids("software"):
+        pattern = r"(exposed_share = \{ value = )[\d.]+(, source = \"korthikanti\")"
+        _replace(registry.path_of("software", id), pattern, f"\\g<1>{fit.exposed_share:.4g}\\g<2>")
+
+
+def _replace(path: Path, pattern: str, replacement: str) -> None:
+    path.write_text(re.sub(pattern, replacement, path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def _residuals(constants: NDArray[np.float64]) -> NDArray[np.float64]:

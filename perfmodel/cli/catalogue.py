@@ -90,12 +90,16 @@ def _found(id: str) -> Entry:
         if id in ids(shelf):
             spec = load(id)
             counts = {"n_params": spec.n_params} if kind == "model" else {}
-            return {"id": id, "kind": kind} | counts | _without_empty(spec.model_dump(mode="json"))
+            facts = _without_empty(spec.model_dump(mode="json"))
+            if kind == "software":
+                facts["purpose"] = facts.pop("kind")
+            return {"id": id, "kind": kind} | counts | facts
     formulas = all_formulas()
     if id in formulas:
         return formula_entry(formulas[id])
     known = [*(one for shelf in loaders for one in ids(shelf)), *formulas]
-    raise PlanError(unknown_name("id", id, known, shown=0).replace("; allowed: , ...", ";"))
+    nearest = unknown_name("id", id, known).split("; allowed", 1)[0]
+    raise PlanError(f"{nearest}; see perfmodel list models, hardware, software or formulas")
 
 
 def _without_empty(table: Mapping[str, Any]) -> Entry:

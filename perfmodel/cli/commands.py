@@ -109,7 +109,7 @@ def bench(args: Namespace) -> int:
         table = plain_table("", "")
         for key, value in document.items():
             if isinstance(value, (int, float)):
-                table.add_row(key, fmt.quantity(key, value))
+                table.add_row(key.replace("_", " "), fmt.quantity(key, value))
         console.print(table)
 
     _emit(args, document, page)

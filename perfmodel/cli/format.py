@@ -126,10 +126,15 @@ def usd(value: float) -> str:
 
 
 def count(value: float, digits: int = 3) -> str:
-    """`16,384`, `15.6 trillion`."""
+    """Whole below a million, then in words.
+
+    >>> count(16384), count(15.6e12), count(310e9), count(2e9)
+    ('16,384', '15.6 trillion', '310 billion', '2 billion')
+    """
     for scale, word in _WORDS:
         if abs(value) >= scale:
-            return f"{significant(value / scale, digits).rstrip('0').rstrip('.')}{word}"
+            number = significant(value / scale, digits)
+            return f"{number.rstrip('0').rstrip('.') if '.' in number else number}{word}"
     return f"{value:,.0f}" if float(value).is_integer() else significant(value, digits)
 
 

@@ -80,7 +80,7 @@ def heading(console: Console, text: str, remark: str = "") -> None:
 
 def plain_table(*columns: str, left: Sequence[int] = (0,), gap: int = 2) -> Table:
     """A table without lines; the columns at `left` are text, the others numbers."""
-    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, gap, 0, 0))
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, gap, 0, 0), show_header=any(columns))
     for position, column in enumerate(columns):
         side: Any = "left" if position in left else "right"
         table.add_column(column, justify=side, no_wrap=position not in left, overflow="fold")

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.text import Text
 
 from perfmodel.cli import format as fmt
@@ -21,19 +22,23 @@ def list_page(console: Console, kind: str, entries: Sequence[Entry]) -> None:
     if not entries:
         console.print(f"no {kind} yet")
         return
-    for part in ("accelerator", "cluster") if kind == "hardware" else (None,):
-        chosen = [entry for entry in entries if part is None or entry["kind"] == part]
-        columns = _COLUMNS[part or kind]
+    group = {"hardware": "kind", "formulas": "family"}.get(kind)
+    for part in dict.fromkeys(entry[group] for entry in entries) if group else ("",):
+        columns = _COLUMNS[part if part in _COLUMNS else kind]
         left = [position for position, (_, aligned, _) in enumerate(columns) if aligned == "left"]
         table = plain_table(*(head for head, _, _ in columns), left=left)
-        for entry in chosen:
-            table.add_row(*(shown(entry) for _, _, shown in columns))
+        table.columns[0].no_wrap = True
+        for entry in entries:
+            if not part or entry[group] == part:
+                table.add_row(*(shown(entry) for _, _, shown in columns))
         if part:
-            heading(console, f"{part.capitalize()}s")
+            heading(console, part.replace("_", " ").capitalize())
         console.print(table)
     console.print()
     what = "perfmodel explain NAME" if kind == "formulas" else "perfmodel show ID"
-    hint = "perfmodel validate --source ID scores one" if kind == "published" else f"{what} says where each comes from"
+    hint = f"{what} says where every number comes from"
+    if kind == "published":
+        hint = "perfmodel validate scores the tables, perfmodel explain shows the checks of a formula"
     console.print(Text(f"{len(entries)} in all; {hint}", "dim"))
 
 
@@ -94,7 +99,6 @@ _COLUMNS: dict[str, tuple[tuple[str, str, Any], ...]] = {
     ),
     "formulas": (
         ("name", "left", _text("id")),
-        ("family", "left", _text("family")),
         ("gives", "left", lambda e: f"[{e['returns']}]"),
         ("", "left", _text("summary")),
     ),
@@ -111,8 +115,12 @@ _COLUMNS: dict[str, tuple[tuple[str, str, Any], ...]] = {
 def spec_page(console: Console, entry: Entry) -> None:
     """Facts, then every number with where it comes from, then the sources."""
     console.print(Text.assemble((str(entry.get("name") or entry["id"]), "bold"), f"  {entry['kind']} {entry['id']}"))
-    numbers = list(_numbers("", entry))
-    facts = [(key, value) for key, value in _facts("", entry) if key not in ("id", "kind", "name")]
+    inner = entry.get("accelerator")
+    own = {key: value for key, value in entry.items() if key not in ("id", "kind", "name", "accelerator")}
+    numbers = list(_numbers("", own))
+    facts = list(_facts("", own))
+    if inner:
+        facts.insert(0, ("accelerator", f"{inner['id']} (perfmodel show {inner['id']})"))
     table = plain_table("", "", left=(0, 1))
     for key, value in facts:
         table.add_row(key, value)
@@ -122,9 +130,10 @@ def spec_page(console: Console, entry: Entry) -> None:
     if numbers:
         heading(console, "Numbers", "each with its kind and source")
     for key, number in numbers:
-        console.print(Text.assemble((key, "bold"), f"  {fmt.quantity(key, number['value'])}  ({number['value']:g})"))
-        console.print(Text(f"    {_provenance(number)}", "dim"))
-    sources = list(_sources(entry))
+        shown, exact = fmt.quantity(key, number["value"]), f"{number['value']:g}"
+        console.print(Text.assemble((key, "bold"), f"  {shown}", ("" if shown == exact else f"  ({exact})", "dim")))
+        console.print(Padding(Text(_provenance(number), "dim"), (0, 0, 0, 4)))
+    sources = list(_sources(own))
     if sources:
         heading(console, "Sources")
     for key, source in sources:

@@ -71,7 +71,7 @@ def _intervals(console: Console, sources: Mapping[str, Score]) -> None:
     scored = {id: one["interval"] for id, one in sources.items() if one["interval"]}
     if not scored:
         return
-    level = fmt.percent(next(iter(scored.values()))["level"])
+    level = f"{100 * next(iter(scored.values()))['level']:.0f} %"
     heading(console, f"Intervals of {level}", "beside a constant width of the prediction; a low score is good")
     table = plain_table("source", "hold", "median width", "score", "constant holds", "score")
     for id, one in scored.items():
@@ -92,14 +92,16 @@ def _rows(console: Console, source: Score) -> None:
     shown = fmt.percent if source["quantity"] == "activation memory" else fmt.seconds
     table = plain_table("row", "published", "predicted", "error", "interval", "")
     for row in source["rows"]:
-        low, high = row["interval"] or (None, None)
-        inside = "" if low is None else "inside" if low <= row["measured"] <= high else "outside"
+        interval, inside = "", ""
+        if row["interval"]:
+            low, high = row["interval"]
+            interval, inside = fmt.seconds_interval(low, high), "" if low <= row["measured"] <= high else "outside"
         table.add_row(
             row["where"],
             shown(row["measured"]),
             shown(row["predicted"]),
             fmt.percent(row["error"], signed=True),
-            "" if low is None else fmt.seconds_interval(low, high),
+            interval,
             inside,
         )
     console.print(table)

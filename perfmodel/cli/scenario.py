@@ -28,7 +28,7 @@ class Scenario:
     notes: tuple[str, ...] = ()
 
 
-def gather(options: tuple[Option, ...], given: Mapping[str, Any], file: str | None, command: str) -> Scenario:
+def gather(options: tuple[Option, ...], given: dict[str, Any], file: str | None, command: str) -> Scenario:
     """The values of one command: flags over the file over the defaults; raises `SpecError` and `PlanError`."""
     scenario = read_scenario(file) if file is not None else Scenario({})
     names = {option.name for option in options}
