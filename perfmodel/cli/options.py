@@ -115,7 +115,7 @@ def checked(option: Option, value: Any, label: str, *, typed_as: str | None = No
         if option.choices and value not in option.choices:
             raise PlanError(f"{label}: {unknown_name('value', value, option.choices)}")
     elif option.kind == "spec":
-        if not isinstance(value, (str, Mapping)):
+        if not isinstance(value, (str, Mapping)) or not value:
             raise PlanError(f"{label}: must be an id, a path or a table (got {got})")
     elif option.kind == "whole":
         return _whole(option, value, label, got)

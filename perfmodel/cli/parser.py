@@ -101,7 +101,7 @@ def _unknown_argument(parser: argparse.ArgumentParser, extra: list[str]) -> str:
     if word is None:
         return f"{said or 'perfmodel'}: unexpected argument {extra[0]!r}"
     word = word.split("=", 1)[0]
-    if said == "plan training" and word.removeprefix("--no-") in {o.flag.removeprefix("--") for o in LAYOUT}:
+    if said == "plan training" and word.replace("--no-", "--", 1) in {option.flag for option in LAYOUT}:
         return f"unknown option {word!r}: plan training chooses the layout itself; estimate training prices a given one"
     near = get_close_matches(word, parser._option_string_actions, n=1, cutoff=0.5)
     hint = f"; nearest: {near[0]!r}" if near else ""
@@ -122,13 +122,13 @@ def _debug(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _json(parser: argparse.ArgumentParser) -> None:
+def _json(parser: Any) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
 
 
 def _output(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("output")
-    group.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
+    _json(group)
     group.add_argument(
         "-o", "--output", metavar="FILE", help="write there instead (*.json: as JSON), whole or not at all"
     )
@@ -202,7 +202,7 @@ def _explain(parser: argparse.ArgumentParser) -> None:
     action.completer = _formula_names
     forms = parser.add_mutually_exclusive_group()
     forms.add_argument("--latex", action="store_true", help="print the equation as LaTeX and nothing else")
-    _json(parser)
+    _json(forms)
 
 
 def _list(parser: argparse.ArgumentParser) -> None:

@@ -90,7 +90,6 @@ def plain_table(*columns: str, left: Sequence[int] = (0,), gap: int = 2) -> Tabl
 def _headline(console: Console, request: Document, estimate: Document, names: Document) -> None:
     low, high = estimate["step_time_interval_s"]
     memory = estimate["memory_bytes"]
-    fit = "" if estimate["fits"] else ": DOES NOT FIT"
     console.print(
         Text.assemble(
             (f"{_subject(request, names, estimate['accelerators_used'])}: ", "bold"),
@@ -98,9 +97,10 @@ def _headline(console: Console, request: Document, estimate: Document, names: Do
             f" ({fmt.seconds_interval(low, high)}), ",
             (f"{fmt.percent(estimate['mfu'])} MFU", "bold green"),
             f", {_of(memory['total'], memory['capacity'])}",
-            (fit, "bold red"),
         )
     )
+    if not estimate["fits"]:
+        console.print(Text(f"DOES NOT FIT: {fmt.bytes_(memory['total'] - memory['capacity'])} too much", "bold red"))
     level = f"{100 * estimate.get('interval_level', 0.8):.0f} % interval"
     console.print(
         Text(

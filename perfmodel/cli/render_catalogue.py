@@ -22,14 +22,14 @@ def list_page(console: Console, kind: str, entries: Sequence[Entry]) -> None:
     if not entries:
         console.print(f"no {kind} yet")
         return
-    group = {"hardware": "kind", "formulas": "family"}.get(kind)
-    for part in dict.fromkeys(entry[group] for entry in entries) if group else ("",):
+    group = {"hardware": "kind", "formulas": "family"}.get(kind, "")
+    for part in dict.fromkeys(entry.get(group, "") for entry in entries):
         columns = _COLUMNS[part if part in _COLUMNS else kind]
         left = [position for position, (_, aligned, _) in enumerate(columns) if aligned == "left"]
         table = plain_table(*(head for head, _, _ in columns), left=left)
         table.columns[0].no_wrap = True
         for entry in entries:
-            if not part or entry[group] == part:
+            if entry.get(group, "") == part:
                 table.add_row(*(shown(entry) for _, _, shown in columns))
         if part:
             heading(console, part.replace("_", " ").capitalize())

@@ -26,6 +26,7 @@ class Scenario:
 
     values: dict[str, Any]
     notes: tuple[str, ...] = ()
+    from_document: bool = False
 
 
 def gather(options: tuple[Option, ...], given: dict[str, Any], file: str | None, command: str) -> Scenario:
@@ -34,7 +35,7 @@ def gather(options: tuple[Option, ...], given: dict[str, Any], file: str | None,
     names = {option.name for option in options}
     unused = sorted(scenario.values.keys() - names)
     notes = list(scenario.notes)
-    if unused:
+    if unused and not scenario.from_document:  # a document answers another question too; a person may have slipped
         notes.append(f"{file}: not used by {command}: {', '.join(unused)}")
     values = {option.name: option.default for option in options if option.default is not None}
     values |= {key: value for key, value in scenario.values.items() if key in names} | given
@@ -49,7 +50,8 @@ def read_scenario(file: str) -> Scenario:
     label = "standard input" if file == "-" else file
     data = _parsed(label, _text(file), file)
     notes: tuple[str, ...] = ()
-    if "document" in data:
+    from_document = "document" in data
+    if from_document:
         notes = _version_note(label, data)
         data = _request_of(label, data)
     folder = None if file == "-" else Path(file).parent
@@ -59,7 +61,7 @@ def read_scenario(file: str) -> Scenario:
         if value is None:  # a resolved request writes null for what was not given
             continue
         values[key] = _beside(folder, checked(OPTIONS[key], value, f"{label}: {key}"), OPTIONS[key])
-    return Scenario(values, notes)
+    return Scenario(values, notes, from_document)
 
 
 def _flat(label: str, data: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,521 @@
+"""The command line as a person and a script meet it: exit codes, one-line errors, pure JSON, scenario files."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import perfmodel as pm
+from perfmodel.cli import format as fmt
+from perfmodel.cli import options, parser
+from perfmodel.cli.main import main
+from perfmodel.predict.layout import SCHEDULES, ParallelLayout
+from perfmodel.specs.accelerator import PRECISIONS
+
+SCENARIO = {
+    "model": "llama-3.1-8b",
+    "cluster": "dgx-h100",
+    "accelerators": 64,
+    "global_batch": 128,
+    "seq_len": 4096,
+    "precision": "bf16",
+}
+FLAGS = [word for key, value in SCENARIO.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+LAYOUT = ["--tp", "2", "--dp", "32"]
+TOML = "".join(f"{key} = {json.dumps(value)}\n" for key, value in SCENARIO.items())
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Any:
+    def run(*words: str) -> Outcome:
+        capsys.readouterr()
+        code = main(list(words))
+        return Outcome(code, *capsys.readouterr())
+
+    return run
+
+
+def without(flag: str) -> list[str]:
+    at = FLAGS.index(flag)
+    return FLAGS[:at] + FLAGS[at + 2 :]
+
+
+def replaced(flag: str, value: str) -> list[str]:
+    return [*without(flag), flag, value]
+
+
+PLAN, ESTIMATE = ["plan", "training"], ["estimate", "training"]
+BAD_INPUT = {
+    "no such command": (["pln"], "unknown command 'pln'; nearest: 'plan'"),
+    "a command of later": (["plan", "serving"], "unknown command 'plan serving'; nearest: 'plan training'"),
+    "half a command": (["plan"], "plan: say what"),
+    "misspelt option": ([*PLAN, "--modle", "x"], "unknown option '--modle'; nearest: '--model'"),
+    "misspelt with =": ([*PLAN, "--seqlen=5"], "unknown option '--seqlen'; nearest: '--seq-len'"),
+    "no abbreviations": ([*PLAN, "--mod", "x"], "unknown option '--mod'"),
+    "layout of a plan": ([*PLAN, *FLAGS, "--tp", "8"], "'--tp': plan training chooses the layout itself"),
+    "stray word": ([*PLAN, *FLAGS, "stray"], "plan training: unexpected argument 'stray'"),
+    "value missing": ([*ESTIMATE, "--tp"], "--tp: expected one argument"),
+    "list of nothing": (["list"], "list: missing KIND"),
+    "list of the unknown": (["list", "modles"], "unknown kind 'modles'; nearest: 'models'"),
+    "schema of the unknown": (["schema", "training-pln"], "nearest: 'training-plan'"),
+    "show the unknown": (["show", "h100-sx"], "unknown id 'h100-sx'; nearest: 'h100-sxm'"),
+    "explain the unknown": (["explain", "ring_all_reduce_tim"], "nearest: 'ring_all_reduce_time'"),
+    "two forms": (["explain", "cost_usd", "--json", "--latex"], "not allowed with argument"),
+    "validate the unknown": (["validate", "--source", "megatron-sc22"], "nearest: 'megatron-sc21'"),
+    "because of nothing": (["validate", "--because", "physics"], "--because: goes with --record"),
+    "record of one": (["validate", "--record", "--source", "megatron-sc21"], "--record: needs every source"),
+    "model missing": ([*PLAN, *without("--model")], "--model: missing"),
+    "cluster missing": ([*PLAN, *without("--cluster")], "--cluster: missing"),
+    "batch missing": ([*PLAN, *without("--global-batch")], "--global-batch: missing"),
+    "model unknown": ([*PLAN, *replaced("--model", "llama-3.1-408b")], "nearest: 'llama-3.1-405b'"),
+    "model empty": ([*PLAN, *replaced("--model", "")], "--model: must be an id, a path or a table (got '')"),
+    "model no file": ([*PLAN, *replaced("--model", "no/such/config.json")], "no/such/config.json: cannot be read"),
+    "model with newline": ([*PLAN, *replaced("--model", "a\nb")], "unknown model"),
+    "cluster unknown": ([*PLAN, *replaced("--cluster", "dgx-h10")], "nearest: 'dgx-h100'"),
+    "software unknown": ([*PLAN, *FLAGS, "--software", "megatron-2020"], "nearest: 'megatron-202"),
+    "optimizer unknown": ([*PLAN, *FLAGS, "--optimizer", "adam-mixd"], "nearest: 'adam-mixed'"),
+    "precision unknown": (
+        [*PLAN, *replaced("--precision", "bf17")],
+        "--precision: unknown value 'bf17'; nearest: 'bf16'",
+    ),
+    "objective unknown": ([*PLAN, *FLAGS, "--objective", "tim"], "--objective: unknown value 'tim'; nearest: 'time'"),
+    "batch nan": ([*PLAN, *replaced("--global-batch", "nan")], "must be a whole number >= 1 (got nan)"),
+    "batch inf": ([*PLAN, *replaced("--global-batch", "-inf")], "must be a whole number >= 1 (got -inf)"),
+    "batch half": ([*PLAN, *replaced("--global-batch", "2.5")], "must be a whole number >= 1 (got 2.5)"),
+    "batch negative": ([*PLAN, *replaced("--global-batch", "-3")], "must be a whole number >= 1 (got -3)"),
+    "batch word": ([*PLAN, *replaced("--global-batch", "many")], "must be a whole number >= 1 (got 'many')"),
+    "batch empty": ([*PLAN, *replaced("--global-batch", "")], "must be a whole number >= 1 (got '')"),
+    "seq_len huge": ([*PLAN, *replaced("--seq-len", "1e400")], "--seq-len: must be a whole number"),
+    "seq_len large": ([*PLAN, *replaced("--seq-len", "1e16")], "at most 1e+15 (got 1e16)"),
+    "seq_len of digits": ([*PLAN, *replaced("--seq-len", "9" * 5000)], "--seq-len: must be a whole number"),
+    "accelerators zero": (
+        [*PLAN, *replaced("--accelerators", "0")],
+        "--accelerators: must be a whole number >= 1 (got 0)",
+    ),
+    "tokens zero": ([*PLAN, *FLAGS, "--tokens", "0"], "--tokens: must be a number > 0 (got 0)"),
+    "tokens negative": ([*PLAN, *FLAGS, "--tokens", "-1e12"], "--tokens: must be a number > 0 (got -1e12)"),
+    "tokens nan": ([*PLAN, *FLAGS, "--tokens", "nan"], "--tokens: must be a number > 0 (got nan)"),
+    "margin one": ([*PLAN, *FLAGS, "--memory-margin", "1"], "must be a number from 0 to below 1 (got 1)"),
+    "tp zero": ([*ESTIMATE, *FLAGS, "--tp", "0"], "--tp: must be a whole number >= 1 (got 0)"),
+    "tp against heads": ([*ESTIMATE, *FLAGS, "--tp", "3"], "tp: must divide n_heads 32 (got 3)"),
+    "too many stages": ([*ESTIMATE, *FLAGS, "--pp", "64"], "64 stages"),
+    "too few accelerators": ([*ESTIMATE, *FLAGS, "--tp", "8", "--dp", "16"], "= 128 accelerators, dgx-h100 has 64"),
+    "batch not divisible": ([*ESTIMATE, *FLAGS, "--dp", "3"], "global_batch: 128 must be a multiple"),
+    "chunks without schedule": ([*ESTIMATE, *FLAGS, "--pp", "2", "--vpp", "2"], "need schedule 'interleaved'"),
+    "zero stage four": ([*ESTIMATE, *FLAGS, "--zero-stage", "4"], "must be a whole number from 0 to 3 (got 4)"),
+    "schedule unknown": ([*ESTIMATE, *FLAGS, "--schedule", "1f1"], "--schedule: unknown value '1f1'; nearest: '1f1b'"),
+    "recompute unknown": ([*ESTIMATE, *FLAGS, "--recompute", "ful"], "nearest: 'full'"),
+    "stage layers": (
+        [*ESTIMATE, *FLAGS, "--stage-layers", "4,x"],
+        "--stage-layers: must be a whole number >= 0 (got 'x')",
+    ),
+    "modules empty": (
+        [*ESTIMATE, *FLAGS, "--recompute-modules", "mlp,"],
+        "--recompute-modules: must be a list of names",
+    ),
+    "scenario no file": ([*PLAN, "-f", "no-such.toml"], "no-such.toml: cannot be read: No such file"),
+    "scenario folder": ([*PLAN, "-f", "."], ".: cannot be read"),
+    "output nowhere": (["list", "models", "-o", "no/such/folder/x"], "-o no/such/folder/x: cannot be written"),
+}
+
+
+@pytest.mark.parametrize(("words", "said"), BAD_INPUT.values(), ids=BAD_INPUT.keys())
+def test_bad_input_is_one_line(cli: Any, words: list[str], said: str) -> None:
+    code, out, err = cli(*words)
+    assert (code, out) == (2, "")
+    assert err.startswith("perfmodel: error: ")
+    assert err.count("\n") == 1
+    assert said in err
+
+
+BAD_FILES: dict[str, tuple[str, str | bytes, str]] = {
+    "empty": ("s.toml", "", "s.toml: is empty"),
+    "truncated TOML": ("s.toml", TOML + 'software = "mega', "s.toml:7: not valid TOML"),
+    "truncated JSON": ("s.json", json.dumps(SCENARIO, indent=1)[:-20], "s.json:7: not valid JSON"),
+    "not text": ("s.toml", b'model = "a"\nname = "\xff"', "s.toml:2: not UTF-8 text"),
+    "not an object": ("s.json", "[1, 2]", "must hold one JSON object (got list)"),
+    "not finite": ("s.json", '{"tokens": NaN}', "numbers must be finite (got NaN)"),
+    "TOML nan": ("s.toml", TOML + "tokens = nan", "s.toml: tokens: must be a number > 0 (got nan)"),
+    "nested deeply": ("s.json", "[" * 100_000, "nested too deeply"),
+    "unknown key": ("s.toml", TOML + "modle = 1", "s.toml: unknown key 'modle'; nearest: 'model'"),
+    "dashes": ("s.toml", "seq-len = 1", "unknown key 'seq-len'; nearest: 'seq_len'"),
+    "unknown layout key": ("s.toml", TOML + "[layout]\ntpp = 8", "layout: unknown key 'tpp'; nearest: 'tp'"),
+    "layout no table": ("s.toml", "layout = 8", "layout: must be a table (got int)"),
+    "given twice": ("s.toml", TOML + "tp = 2\n[layout]\ntp = 2", "tp: given twice"),
+    "text for a number": ("s.toml", 'seq_len = "8192"', "s.toml: seq_len: must be a whole number >= 1 (got '8192')"),
+    "true for a number": ("s.toml", "seq_len = true", "s.toml: seq_len: must be a whole number >= 1 (got true)"),
+    "half": ("s.json", '{"global_batch": 2.5}', "global_batch: must be a whole number >= 1 (got 2.5)"),
+    "number for a name": ("s.toml", "precision = 16", "s.toml: precision: must be text (got 16)"),
+    "number for a model": ("s.toml", "model = 16", "s.toml: model: must be an id, a path or a table (got 16)"),
+    "number for a switch": ("s.toml", "sequence_parallel = 1", "sequence_parallel: must be true or false (got 1)"),
+    "number for a list": ("s.toml", "stage_layers = 1", "stage_layers: must be a list of whole numbers (got 1)"),
+    "number for a table": ("s.toml", "offload = 1", "offload: must be a table (got 1)"),
+    "another document": ("s.json", '{"document": "perfmodel/serving-plan/1"}', "unknown document"),
+    "document without request": (
+        "s.json",
+        '{"document": "perfmodel/training-plan/1"}',
+        "request: missing or not a table",
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "text", "said"), BAD_FILES.values(), ids=BAD_FILES.keys())
+def test_bad_scenario_is_one_line(cli: Any, tmp_path: Path, name: str, text: str | bytes, said: str) -> None:
+    file = tmp_path / name
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    code, out, err = cli(*ESTIMATE, "-f", str(file))
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert said in err
+
+
+def test_options_agree_with_the_library() -> None:
+    assert options.OPTIONS["precision"].choices == PRECISIONS
+    assert options.OPTIONS["schedule"].choices == SCHEDULES
+    assert {option.name for option in options.LAYOUT} == set(ParallelLayout.model_fields)
+    assert options.json_schema()["properties"]["layout"]["additionalProperties"] is False
+
+
+def test_help_and_version(cli: Any) -> None:
+    code, out, err = cli("--help")
+    assert (code, err) == (0, "")
+    assert "register-python-argcomplete" in out
+    assert cli() == (0, out, "")
+    assert cli("--version") == (0, f"perfmodel {pm.__version__}\n", "")
+    code, out, _ = cli("estimate", "training", "--help")
+    assert code == 0
+    assert all(option.flag in out for option in options.ESTIMATE_TRAINING if option.kind != "table")
+
+
+def test_json_is_one_document_and_nothing_else(cli: Any) -> None:
+    code, out, err = cli(*ESTIMATE, *FLAGS, *LAYOUT, "--json")
+    document = json.loads(out)
+    assert (code, err) == (0, "")
+    assert list(document)[:4] == ["document", "perfmodel_version", "data_version", "request"]
+    assert document["request"]["layout"]["tp"] == 2
+    assert out == cli(*ESTIMATE, *FLAGS, *LAYOUT, "--json").out
+
+
+def test_files_and_flags_say_the_same(cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = cli(*ESTIMATE, *FLAGS, *LAYOUT, "--no-sequence-parallel", "--json").out
+    nested = SCENARIO | {"global_batch": 128.0, "layout": {"tp": 2, "dp": 32, "sequence_parallel": False}}
+    flat = TOML + "tp = 4\ndp = 32\nsequence_parallel = false\n"
+    (tmp_path / "nested.json").write_text(json.dumps(nested))
+    (tmp_path / "flat.toml").write_text(flat)
+    assert cli(*ESTIMATE, "-f", str(tmp_path / "nested.json"), "--json").out == wanted
+    # A flag stands over the file.
+    assert cli(*ESTIMATE, "-f", str(tmp_path / "flat.toml"), "--tp", "2", "--json").out == wanted
+    for text in (json.dumps(nested), flat.replace("tp = 4", "tp = 2")):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+        assert cli(*ESTIMATE, "-f", "-", "--json").out == wanted
+
+
+def test_a_document_reproduces_itself(cli: Any, tmp_path: Path) -> None:
+    estimate, plan = tmp_path / "estimate.json", tmp_path / "plan.json"
+    assert cli(*ESTIMATE, *FLAGS, *LAYOUT, "--tokens", "1e12", "-o", str(estimate)) == (0, "", "")
+    assert cli(*ESTIMATE, "-f", str(estimate), "--json") == (0, estimate.read_text(), "")
+    assert cli(*PLAN, *FLAGS, "--objective", "cost", "-o", str(plan)) == (0, "", "")
+    assert cli(*PLAN, "-f", str(plan), "--json") == (0, plan.read_text(), "")
+    # An estimate of a plan prices what the plan decided.
+    document = json.loads(plan.read_text())
+    priced = json.loads(cli(*ESTIMATE, "-f", str(plan), "--json").out)
+    assert priced["request"]["layout"] == document["decision"]["layout"]
+    assert priced["step_time_s"] == document["prediction"]["step_time_s"]
+
+
+def test_unused_keys_of_a_file_are_mentioned(cli: Any, tmp_path: Path) -> None:
+    file = tmp_path / "s.toml"
+    file.write_text(TOML + 'objective = "cost"\ntp = 2\n')
+    code, out, err = cli(*PLAN, "-f", str(file), "--json")
+    assert code == 0
+    assert json.loads(out)["request"]["objective"] == "cost"
+    assert err == f"perfmodel: note: {file}: not used by plan training: tp\n"
+
+
+def test_paths_in_a_file_are_relative_to_it(cli: Any, tmp_path: Path) -> None:
+    config = {
+        "model_type": "llama",
+        "num_hidden_layers": 2,
+        "hidden_size": 512,
+        "intermediate_size": 1024,
+        "num_attention_heads": 8,
+        "vocab_size": 1024,
+    }
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "s.toml").write_text(TOML.replace("llama-3.1-8b", "mine/config.json"))
+    code, out, _ = cli(*ESTIMATE, "-f", str(tmp_path / "s.toml"), "--json")
+    assert code == 0
+    assert json.loads(out)["request"]["model"]
+
+
+def test_infeasible_plan_prints_and_exits_1(cli: Any) -> None:
+    words = [*PLAN, *replaced("--model", "llama-3.1-405b"), "--accelerators", "8"]
+    code, out, err = cli(*words, "--json")
+    document = json.loads(out)
+    assert (code, err) == (1, "")
+    assert not document["feasible"]
+    code, out, _ = cli(*words)
+    assert code == 1
+    assert out.startswith("No feasible layout for Llama 3.1 405B on 8 H100 SXM")
+    assert document["infeasible_because"][0][:40] in out
+
+
+def test_estimate_that_does_not_fit_exits_0(cli: Any) -> None:
+    words = [*ESTIMATE, *replaced("--model", "llama-3.1-70b"), "--dp", "64"]
+    code, out, _ = cli(*words)
+    assert code == 0
+    assert "DOES NOT FIT" in out
+    assert "too much" in out
+    assert json.loads(cli(*words, "--json").out)["fits"] is False
+
+
+@pytest.mark.parametrize("width", ["80", "100", "120"])
+def test_pages_keep_their_width(cli: Any, monkeypatch: pytest.MonkeyPatch, width: str) -> None:
+    monkeypatch.setenv("COLUMNS", width)
+    out = cli(*PLAN, *FLAGS, "--tokens", "15e12", "--objective", "cost").out
+    assert max(map(len, out.splitlines())) <= int(width)
+    assert "\x1b" not in out
+    for title in ("Best layout", "Where the step goes", "Memory of", "Alternatives", "What would help", "How sure"):
+        assert f"\n{title}" in out
+    assert out == "".join(f"{line.rstrip()}\n" for line in out.splitlines())
+
+
+def test_the_page_adds_up(cli: Any) -> None:
+    document = json.loads(cli(*ESTIMATE, *FLAGS, *LAYOUT, "--json").out)
+    page = cli(*ESTIMATE, *FLAGS, *LAYOUT).out
+    step = document["step_time_s"]
+    assert f"{fmt.seconds(step)} per step" in page
+    assert f"{fmt.percent(document['mfu'])} MFU" in page
+    block = page.split("Where the step goes")[1].split("\nstep ")[0].splitlines()[2:]
+    shown = [line.split() for line in block if line and not line.startswith(" ")]
+    seconds = [next(float(word) for word in words if word.replace(".", "").isdigit()) for words in shown]
+    assert sum(seconds) == pytest.approx(float(fmt.seconds_beside(step, step)), rel=0.01, abs=0)
+
+
+def test_bars_without_unicode(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", plain)
+    assert main([*ESTIMATE, *FLAGS, *LAYOUT]) == 0
+    plain.flush()
+    page = plain.buffer.getvalue().decode("ascii")  # type: ignore[attr-defined]
+    assert "####" in page
+    assert "?" not in page
+
+
+def test_output_is_whole_or_not_at_all(cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "plan.json"
+    file.write_text("before")
+    assert cli(*PLAN, *replaced("--cluster", "dgx"), "-o", str(file)).code == 2
+    assert file.read_text() == "before"
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        code, _, err = cli(*PLAN, *FLAGS, "-o", str(file))
+    assert (code, err) == (2, f"perfmodel: error: -o {file}: cannot be written: No space left on device\n")
+    assert file.read_text() == "before"
+    assert cli(*PLAN, *FLAGS, "-o", str(file)) == (0, "", "")
+    assert json.loads(file.read_text())["feasible"]
+    assert cli("list", "models", "-o", str(tmp_path / "models.txt")) == (0, "", "")
+    assert "llama-3.1-405b" in (tmp_path / "models.txt").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["models.txt", "plan.json"]
+
+
+@pytest.mark.parametrize("kind", parser.LISTS)
+def test_lists(cli: Any, kind: str) -> None:
+    code, out, err = cli("list", kind, "--json")
+    entries = json.loads(out)
+    assert (code, err) == (0, "")
+    assert isinstance(entries, list)
+    assert all(next(iter(entry)) == "id" for entry in entries)
+    assert len({entry["id"] for entry in entries}) == len(entries)
+    page = cli("list", kind).out
+    assert all(entry["id"] in page for entry in entries)
+
+
+@pytest.mark.parametrize("id", ["llama-2-70b", "h100-sxm", "dgx-h100", "megatron-2021", "ring_all_reduce_time"])
+def test_show(cli: Any, id: str) -> None:
+    document = json.loads(cli("show", id, "--json").out)
+    assert next(iter(document)) == "id"
+    code, page, err = cli("show", id)
+    assert (code, err) == (0, "")
+    assert id in page
+    assert "Sources" in page or "Source\n" in page or "source.url" in page
+
+
+def test_explain(cli: Any) -> None:
+    document = json.loads(cli("explain", "model_state_bytes_per_rank", "--json").out)
+    assert [symbol["name"] for symbol in document["symbols"]][:2] == ["n_params", "weight_shards"]
+    assert document["returns"]["unit"] == "B"
+    assert all(abs(check["relative_error"]) <= check["rel"] for check in document["published"])
+    latex = cli("explain", "model_state_bytes_per_rank", "--latex").out
+    assert latex == document["latex"] + "\n"
+    assert r"\Psi" in latex
+    page = cli("explain", "model_state_bytes_per_rank").out
+    for part in ("Equation", "Symbols", "Valid for", "Source", "Published checks", "[B]"):
+        assert part in page
+
+
+@pytest.mark.parametrize("name", parser.SCHEMAS)
+def test_schemas(cli: Any, name: str) -> None:
+    code, out, err = cli("schema", name)
+    assert (code, err) == (0, "")
+    assert json.loads(out)["properties"]
+
+
+def test_validate_exits_1_over_tolerance(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from perfmodel import validation
+
+    code, out, err = cli("validate", "--source", "megatron-sc21", "--json")
+    document = json.loads(out)
+    assert err == ""
+    assert code == int(document["over_tolerance"])
+    assert list(document["sources"]) == ["megatron-sc21"]
+    report = validation.run("megatron-sc21").model_copy(update={"over_tolerance": True, "failures": ("too far",)})
+    monkeypatch.setattr(validation, "run", lambda source=None: report)
+    code, out, _ = cli("validate")
+    assert code == 1
+    assert "over tolerance: too far" in out
+
+
+def test_failures_of_ours(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def raising(error: BaseException) -> None:
+        def broken(**_: object) -> None:
+            raise error
+
+        monkeypatch.setattr(pm, "plan_training", broken, raising=False)
+
+    raising(KeyError("lost"))
+    code, out, err = cli(*PLAN, *FLAGS)
+    assert (code, out, err.count("\n")) == (70, "", 1)
+    assert "KeyError: 'lost'" in err
+    assert "--debug" in err
+    assert "Traceback" in cli(*PLAN, *FLAGS, "--debug").err
+    assert "Traceback" in cli("--debug", *PLAN, *FLAGS).err
+    raising(KeyboardInterrupt())
+    assert cli(*PLAN, *FLAGS) == (130, "", "perfmodel: interrupted\n")
+    raising(pm.PlanError("first\nsecond\x1b[31m"))
+    assert cli(*PLAN, *FLAGS) == (2, "", "perfmodel: error: first second [31m\n")
+    from perfmodel.errors import MissingExtraError
+
+    raising(MissingExtraError("pip install x"))
+    assert cli(*PLAN, *FLAGS).code == 3
+
+
+def test_bad_input_with_debug_has_a_traceback(cli: Any) -> None:
+    code, _, err = cli("show", "nothing", "--debug")
+    assert code == 2
+    assert "Traceback" in err
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0 s"),
+        (9.999e-7, "1.00 µs"),
+        (0.9996, "1.00 s"),
+        (59.99, "60.0 s"),
+        (4.7e6, "54.4 days"),
+        (2.0, "2.00 s"),
+    ],
+)
+def test_seconds_for_people(value: float, text: str) -> None:
+    assert fmt.seconds(value) == text
+
+
+@pytest.mark.parametrize(
+    ("shown", "text"),
+    [
+        (fmt.bytes_(61.23e9), "61.2 GB"),
+        (fmt.flop_rate(989.4e12), "989 TFLOP/s"),
+        (fmt.energy(4.1e13), "11.4 GWh"),
+        (fmt.usd(47.3e6), "$47.3 million"),
+        (fmt.usd(0.0123), "$0.012"),
+        (fmt.count(310e9), "310 billion"),
+        (fmt.count(16384), "16,384"),
+        (fmt.percent(-0.0312, signed=True), "-3.1 %"),
+        (fmt.quantity("usd_per_hour", 3.24), "$3.24 per hour"),
+        (fmt.quantity("memory_bytes", 8e10), "80.0 GB"),
+        (fmt.quantity("n_params", 70.6e9), "70.6 billion"),
+    ],
+)
+def test_numbers_for_people(shown: str, text: str) -> None:
+    assert shown == text
+
+
+def run_process(*words: str, **more: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "perfmodel", *words], capture_output=True, text=True, timeout=60, check=False, **more
+    )
+
+
+def test_as_a_process() -> None:
+    done = run_process(*ESTIMATE, "-f", "-", "--json", input=TOML + "tp = 2\n")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["request"]["layout"]["tp"] == 2
+    failed = run_process("plan", "trainig")
+    assert (failed.returncode, failed.stdout) == (2, "")
+    assert failed.stderr.count("\n") == 1
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = {"numpy", "pydantic", "sympy", "rich", "pandas", "scipy"}
+    probe = (
+        "import sys; from perfmodel.cli.main import main; main(['--help']); "
+        f"print(sorted({heavy!r} & sys.modules.keys()), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr == "[]\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes of a POSIX shell")
+def test_a_closed_pipe_is_quiet() -> None:
+    command = f"{sys.executable} -m perfmodel list formulas --json; echo code $? >&2"
+    done = subprocess.run(
+        f"({command}) | head -c 1", shell=True, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stderr == "code 0\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_one_line() -> None:
+    command = f"{sys.executable} -m perfmodel list models > /dev/full"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "perfmodel: error: standard output: cannot be written: No space left on device\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="completion of a POSIX shell")
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("perfmodel pl", "plan"),
+        ("perfmodel plan training --model llama-3.1-4", "llama-3.1-405b"),
+        ("perfmodel plan training --cluster dgx-h", "dgx-h100"),
+        ("perfmodel plan training --objective co", "cost"),
+        ("perfmodel explain ring_all_r", "ring_all_reduce_time"),
+    ],
+)
+def test_tab_completion(line: str, offered: str, tmp_path: Path) -> None:
+    answer = tmp_path / "answer"
+    env = os.environ | {"COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE": "1"}
+    env["_ARGCOMPLETE_STDOUT_FILENAME"] = str(answer)
+    probe = "from perfmodel.cli.main import entry; entry()"
+    subprocess.run([sys.executable, "-c", probe], env=env, capture_output=True, timeout=60, check=False)
+    assert answer.read_text().strip() == offered
