@@ -58,7 +58,9 @@ def write_layer_fit(fit: LayerFit) -> None:
     _replace(
         efficiency, r"(\[elementwise\.megatron\]\nmemory_efficiency = )[\d.e-]+", f"\\g<1>{fit.memory_efficiency:.4g}"
     )
-    _replace(efficiency, r'(korthikanti-2022-layer.csv", rows = 10, fitted_error = )[\d.]+', f"\\g<1>{fit.median_error:.4f}")
+    _replace(
+        efficiency, r'(korthikanti-2022-layer.csv", rows = 10, fitted_error = )[\d.]+', f"\\g<1>{fit.median_error:.4f}"
+    )
     for id in registry.ids("software"):
         pattern = r"(exposed_share = \{ value = )[\d.]+(, source = \"korthikanti\")"
         _replace(registry.path_of("software", id), pattern, f"\\g<1>{fit.exposed_share:.4g}\\g<2>")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import sys
 import tomllib
@@ -195,33 +194,11 @@ def _checks() -> list[Entry]:
 
 def formula_entry(law: Formula) -> Entry:
     """The data sheet of a formula, with its published checks computed."""
-    import sympy
+    from perfmodel.formulas import explain as explained
 
-    expression = law.symbolic()
-    names = {sympy.Symbol(symbol.name, positive=True): symbol.tex for symbol in law.symbols.values()}
-    symbols = [
-        {"name": one.name, "tex": one.tex, "unit": one.unit, "meaning": one.meaning, "default": one.default}
-        for one in law.symbols.values()
-    ]
-    return {
-        "id": law.name,
-        "kind": "formula",
-        "family": law.family,
-        "summary": law.summary,
-        "equation": law.equation,
-        "latex": sympy.latex(expression, symbol_names=names),
-        "expression": str(expression),
-        "symbols": symbols,
-        "returns": {"unit": law.returns.unit, "meaning": law.returns.meaning},
-        "assumptions": law.assumptions,
-        "valid": law.valid_text,
-        "valid_ranges": {name: [_bound(one.low), _bound(one.high)] for name, one in law.valid.items()},
-        "monotone": {name: "+" if sign > 0 else "-" for name, sign in law.monotone.items()},
-        "limits": [{"quantity": name, "at": at, "value": value} for name, at, value in law.limits],
-        "source": law.source,
-        "checked": law.checked,
-        "published": [_computed(law, check) for check in _checks() if check["formula"] == law.name],
-    }
+    published = [_computed(law, check) for check in _checks() if check["formula"] == law.name]
+    sheet = explained(law.name).to_dict()
+    return {"id": sheet.pop("id"), "kind": "formula"} | sheet | {"published": published}
 
 
 def _computed(law: Formula, check: Mapping[str, Any]) -> Entry:
@@ -230,7 +207,3 @@ def _computed(law: Formula, check: Mapping[str, Any]) -> Entry:
     error = value / published - 1.0 if published else None
     facts = {key: check[key] for key in ("where", "source", "inputs", "rel", "read", "reason") if key in check}
     return facts | {"value": published, "formula_value": value, "relative_error": error}
-
-
-def _bound(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -21,9 +21,9 @@ from perfmodel.predict.uncertainty import interval_of, widenings
 from perfmodel.specs.architecture import Architecture
 from perfmodel.specs.cluster import Cluster, load_cluster
 from perfmodel.specs.efficiency import load_efficiency
-from perfmodel.specs.huggingface import load_model
+from perfmodel.specs.huggingface import load_model, model_reference
 from perfmodel.specs.quantity import quantities
-from perfmodel.specs.registry import data_version
+from perfmodel.specs.registry import data_version, ids
 from perfmodel.specs.software import Software, load_software
 
 __all__ = [
@@ -58,15 +58,15 @@ class TrainingTask:
     notes: tuple[str, ...]
 
     def request(self) -> dict[str, Any]:
-        """The resolved request without the layout."""
+        """The resolved request without the layout: ids from the shelf, anything else written out in full."""
         return {
-            "model": self.model.id,
-            "cluster": self.cluster.id,
+            "model": model_reference(self.model),
+            "cluster": _reference("clusters", self.cluster),
             "accelerators": self.cluster.accelerators,
             "global_batch": self.global_batch,
             "seq_len": self.seq_len,
             "precision": self.precision,
-            "software": self.software.id,
+            "software": _reference("software", self.software),
             "optimizer": self.optimizer,
             "tokens": self.tokens,
         }
@@ -196,6 +196,15 @@ def describe(task: TrainingTask, layout: ParallelLayout, step: Step) -> Training
         notes=task.notes,
         sources=_sources(task),
     )
+
+
+def _reference(kind: str, spec: Cluster | Software) -> str | dict[str, Any]:
+    """The id under which the shelf holds just this description, else the description itself."""
+    if spec.id in ids(kind):
+        shelf = load_cluster(spec.id, spec.accelerators) if isinstance(spec, Cluster) else load_software(spec.id)
+        if shelf == spec:
+            return spec.id
+    return spec.model_dump(mode="json")
 
 
 def _memory(task: TrainingTask, step: Step) -> MemoryBytes:

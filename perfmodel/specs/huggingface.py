@@ -14,7 +14,7 @@ from perfmodel.specs import registry
 from perfmodel.specs.architecture import Architecture, ModelSource
 from perfmodel.specs.quantity import validated
 
-__all__ = ["OWN_FAMILY", "SUPPORTED_FAMILIES", "load_model"]
+__all__ = ["OWN_FAMILY", "SUPPORTED_FAMILIES", "load_model", "model_reference"]
 
 OWN_FAMILY = "perfmodel-decoder"
 _REQUIRED = object()
@@ -174,6 +174,13 @@ def _architecture(label: str, config: dict[str, Any], known: dict[str, Any]) -> 
     source = known.get("source")
     name = source.name if source else known.get("id", "")
     return validated(label, {"name": name} | known | fields, Architecture)
+
+
+def model_reference(model: Architecture) -> str | dict[str, Any]:
+    """What loads this model again: its zoo id, else a perfmodel-decoder config with every field."""
+    if model.id in registry.ids("models") and load_model(model.id) == model:
+        return model.id
+    return {"model_type": OWN_FAMILY} | model.model_dump(mode="json", exclude={"id"})
 
 
 def _read_family(label: str, config: Mapping[str, Any], family: _Family) -> dict[str, Any]:
