@@ -8,11 +8,13 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
 from perfmodel.calibrate.tables import FOLDER, load_table, validate_groups
+from perfmodel.calibrate.thin_attention import ATTENTION_GROUPS, ATTENTION_MAKERS
 
 __all__ = ["GROUPS", "MAX_ROWS", "thin"]
 
@@ -22,18 +24,40 @@ ACCELERATORS = {
     "h100_sxm": "h100-sxm",
     "a100": "a100-sxm-80gb",
     "h100": "h100-sxm",
+    "b200_sxm": "b200-sxm",
 }
+_MORE_GEMM = {
+    "gemm_a100_int8": ("a100_sxm", "sq"),
+    "gemm_a100_int8_weight_only": ("a100_sxm", "int8_wo"),
+    "gemm_a100_int4_weight_only": ("a100_sxm", "int4_wo"),
+    "gemm_h100_fp8_block": ("h100_sxm", "fp8_block"),
+    "gemm_b200_bf16": ("b200_sxm", "bfloat16"),
+    "gemm_b200_fp8": ("b200_sxm", "fp8"),
+    "gemm_b200_fp8_block": ("b200_sxm", "fp8_block"),
+    "gemm_b200_nvfp4": ("b200_sxm", "nvfp4"),
+}
+"""Tables of matrix products of one accelerator in one format: every second (n, k) shape."""
 GROUPS = {
     "gemm_bf16": ["n", "k"],
     "gemm_fp8": ["n", "k"],
+    **{name: ["n", "k"] for name in _MORE_GEMM},
     "nccl_half": ["n_bytes"],
+    "custom_all_reduce": ["n_bytes"],
     "efa_all_reduce": ["size_mib"],
-    "attention_prefill_bf16": ["n_heads", "n_kv_heads"],
-    "elementwise_vllm": ["d_model", "d_ff", "n_heads", "n_kv_heads"],
+    **ATTENTION_GROUPS,
+    "vidur_layer": ["d_model", "d_ff", "n_heads", "n_kv_heads"],
 }
 _NVIDIA = "aiconfigurator-core 0.12.0, NVIDIA, https://pypi.org/project/aiconfigurator-core/0.12.0/"
 _VIDUR = "vidur, Microsoft, https://github.com/microsoft/vidur, data/profiling"
 _AWS = "AWS, NCCL all-reduce between p5.48xlarge nodes (8 H100 each) over EFA, nccl-tests"
+_CUSTOM_ALL_REDUCE = {
+    "trtllm-1.0.0 a100_sxm": "tensorrt-llm",
+    "trtllm-1.3.0rc20 h100_sxm": "tensorrt-llm",
+    "vllm-0.14.0 a100_sxm": "vllm",
+    "vllm-0.24.0 h100_sxm": "vllm",
+    "sglang-0.5.10 a100_sxm": "sglang",
+    "sglang-0.5.14 h100_sxm": "sglang",
+}
 _ROLES = """\
 # Roles of the kernel tables, given to whole groups and written by perfmodel/calibrate/thin.py before any fit.
 # The same rule everywhere: of a table's distinct groups in ascending order, over all its accelerators together, every
@@ -47,10 +71,12 @@ def thin(source: Path) -> None:
     makers: dict[str, Callable[[Path], tuple[pd.DataFrame, str, str, str]]] = {
         "gemm_bf16": lambda folder: _gemm(folder, "bfloat16"),
         "gemm_fp8": lambda folder: _gemm(folder, "fp8"),
+        **{name: partial(_gemm_halved, system=system, dtype=dtype) for name, (system, dtype) in _MORE_GEMM.items()},
         "nccl_half": _nccl,
+        "custom_all_reduce": _custom_all_reduce,
         "efa_all_reduce": _efa,
-        "attention_prefill_bf16": _attention,
-        "elementwise_vllm": _elementwise,
+        **ATTENTION_MAKERS,
+        "vidur_layer": _vidur_layer,
     }
     for name, make in makers.items():
         rows, origin, licence, rule = make(source)
@@ -69,13 +95,23 @@ def thin(source: Path) -> None:
 
 def _gemm(folder: Path, dtype: str) -> tuple[pd.DataFrame, str, str, str]:
     rows = pd.read_csv(folder / "gemm.csv.gz")
-    rows = rows[(rows["dtype"] == dtype) & rows["system"].isin(ACCELERATORS)]
+    rows = rows[(rows["dtype"] == dtype) & rows["system"].isin(["a100_sxm", "h100_sxm"])]
     large = (rows["n"] >= 1024) & (rows["k"] >= 1024)
     small_shapes = sorted(set(zip(rows[~large]["n"], rows[~large]["k"], strict=True)))[::2]
     keep = large | pd.Series(list(zip(rows["n"], rows["k"], strict=True)), index=rows.index).isin(small_shapes)
     rows = _named(rows[keep], ["m", "n", "k"])
     rule = f"{dtype}; every (n, k) shape with n, k >= 1024, every second of the smaller shapes in sorted order; all m"
     return rows, f"{_NVIDIA} (TensorRT-LLM 1.0.0 on A100, 1.3.0rc20 on H100)", "Apache-2.0", rule
+
+
+def _gemm_halved(folder: Path, system: str, dtype: str) -> tuple[pd.DataFrame, str, str, str]:
+    rows = pd.read_csv(folder / "gemm.csv.gz")
+    rows = rows[(rows["dtype"] == dtype) & (rows["system"] == system)]
+    kept = set(sorted(set(zip(rows["n"], rows["k"], strict=True)))[::2])
+    rows = rows[[shape in kept for shape in zip(rows["n"], rows["k"], strict=True)]]
+    version = "1.0.0" if system == "a100_sxm" else "1.3.0rc20"
+    rule = f"{dtype} on {system}; every second (n, k) shape in sorted order; all m"
+    return _named(rows, ["m", "n", "k"]), f"{_NVIDIA} (TensorRT-LLM {version})", "Apache-2.0", rule
 
 
 def _nccl(folder: Path) -> tuple[pd.DataFrame, str, str, str]:
@@ -88,6 +124,17 @@ def _nccl(folder: Path) -> tuple[pd.DataFrame, str, str, str]:
     return rows, _NVIDIA, "Apache-2.0", rule
 
 
+def _custom_all_reduce(folder: Path) -> tuple[pd.DataFrame, str, str, str]:
+    rows = pd.read_csv(folder / "collectives_custom_allreduce.csv.gz")
+    versions = rows["engine"] + " " + rows["system"]
+    rows = rows[versions.isin(_CUSTOM_ALL_REDUCE) & ~rows["kernel_source"].str.contains("eager")]
+    rows = rows.assign(engine=versions.map(_CUSTOM_ALL_REDUCE))
+    rows = rows.rename(columns={"num_gpus": "ranks", "bytes": "n_bytes"})
+    origin = f"{_NVIDIA} ({', '.join(sorted(_CUSTOM_ALL_REDUCE))})"
+    rule = "bf16, the newest version of each engine, captured in a graph where the source has both; all sizes"
+    return _named(rows, ["engine", "ranks", "n_bytes"]), origin, "Apache-2.0", rule
+
+
 def _efa(folder: Path) -> tuple[pd.DataFrame, str, str, str]:
     rows = pd.read_csv(folder / "aws_efa_nccl_all_reduce.csv", skipinitialspace=True)
     names = {"Nodes": "nodes", "GPUs": "ranks", "size(MB)": "size_mib", "out algbw(GB/s)": "algbw_gb_per_s"}
@@ -96,29 +143,19 @@ def _efa(folder: Path) -> tuple[pd.DataFrame, str, str, str]:
     return rows[["accelerator", *names.values()]], _AWS, "none given: facts that a check uses", rule
 
 
-def _attention(folder: Path) -> tuple[pd.DataFrame, str, str, str]:
-    rows = pd.read_csv(folder / "attention_prefill.csv.gz")
-    bf16 = (rows["attn_dtype"] == "bfloat16") & (rows["kv_cache_dtype"] == "bfloat16")
-    names = {"batch_size": "batch", "isl": "seq_len", "num_heads": "n_heads", "num_key_value_heads": "n_kv_heads"}
-    rows = rows[bf16 & rows["engine"].str.startswith("vllm")].rename(columns=names | {"head_dim": "d_head"})
-    rows = _named(rows, [*names.values(), "d_head"])
-    rule = "causal prefill, bf16 queries and keys, vLLM rows, nothing thinned"
-    return rows, f"{_NVIDIA} (vLLM 0.14.0 with FA2 on A100, 0.24.0 with FA3 on H100)", "Apache-2.0", rule
-
-
-def _elementwise(folder: Path) -> tuple[pd.DataFrame, str, str, str]:
+def _vidur_layer(folder: Path) -> tuple[pd.DataFrame, str, str, str]:
     rows = pd.read_csv(folder / "vidur_layer_ops.csv.gz")
-    rows = rows[rows["op"].isin(["input_layernorm", "mlp_act", "attn_rope"]) & rows["gated"]]
-    names = {"op": "operation", "n_embd": "d_model", "n_expanded_embd": "d_ff", "n_head": "n_heads"}
-    names |= {"n_kv_head": "n_kv_heads", "num_tokens": "tokens", "device": "system"}
-    rows = rows.rename(columns=names).assign(latency_us=rows["median_us"])
-    keys = ["operation", "d_model", "d_ff", "n_heads", "n_kv_heads", "tp", "tokens"]
-    rows = rows.groupby(["system", *keys])["latency_us"].median().reset_index()
+    rows = rows[rows["gated"]].assign(accelerator=rows["device"].map(ACCELERATORS), op=rows["op"] + "_us")
+    names = {"n_embd": "d_model", "n_expanded_embd": "d_ff", "n_head": "n_heads", "n_kv_head": "n_kv_heads"}
+    rows = rows.rename(columns=names | {"num_tokens": "tokens"})
+    keys = ["accelerator", "d_model", "d_ff", "n_heads", "n_kv_heads", "tp", "tokens"]
+    rows = rows.pivot_table("median_us", keys, "op", "median").reset_index()
     rule = (
-        "norm, gated activation and rotary embedding of gated models (phi-2 has a LayerNorm and a partial rotary); "
-        "equal shapes merged, median of their medians; whole microseconds"
+        "whole gated models (phi-2 is left out: LayerNorm, partial rotary and no gate are other kernels), one row a "
+        "layer, times in us, whole in the source; equal shapes are one model (Llama 2 and 3 of 70B), median of medians"
     )
-    return _named(rows, keys), _VIDUR, "MIT, Copyright (c) Microsoft Corporation", rule
+    operations = sorted(set(rows.columns) - set(keys))
+    return rows[[*keys, *operations]], _VIDUR, "MIT, Copyright (c) Microsoft Corporation", rule
 
 
 def _named(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:

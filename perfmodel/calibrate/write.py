@@ -8,17 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perfmodel.calibrate.kernels import (
-    Fitted,
-    fit_attention,
+from perfmodel.calibrate.attention import fit_attention_kernels
+from perfmodel.calibrate.collectives import (
+    ENGINES,
+    NETWORK_CLUSTER,
+    fit_all_to_all,
     fit_collective,
-    fit_elementwise,
-    fit_matmul,
+    fit_custom_all_reduce,
     fit_network,
 )
+from perfmodel.calibrate.kernels import Fitted
+from perfmodel.calibrate.layer_ops import fit_framework, fit_row_kernels
+from perfmodel.calibrate.matmul import LIBRARIES, choices, fit_matmul, fit_untiled
 from perfmodel.errors import PlanError, unknown_name
 from perfmodel.specs import registry
-from perfmodel.specs.accelerator import load_accelerator
+from perfmodel.specs.accelerator import Accelerator, load_accelerator
+from perfmodel.specs.cluster import load_cluster
+from perfmodel.specs.efficiency import MatmulConstants
 
 __all__ = ["RECIPES", "calibrated", "fits", "path_of", "render"]
 
@@ -35,8 +41,9 @@ class Recipe:
 RECIPES = {
     "a100-sxm-80gb": Recipe(attention=("flash-2", "flash-3"), in_network=False),
     "h100-sxm": Recipe(attention=("flash-3",), in_network=True),
+    "b200-sxm": Recipe(attention=(), in_network=False),
 }
-_SOURCES = {"elementwise_vllm": "vidur", "efa_all_reduce": "aws-efa"}
+_SOURCES = {"vidur_layer": "vidur", "efa_all_reduce": "aws-efa"}
 _BACKWARD_RATIO = {
     "value": 0.863,
     "source": "flash-attention-2",
@@ -45,7 +52,18 @@ _BACKWARD_RATIO = {
     "checked": "2026-11-21",
     "derived": "backward up to 63 % of the peak over forward up to 73 %: 63 / 73",
 }
-_GROUPS = ("matmul", "attention", "elementwise", "collective")
+_GROUPS = (
+    "matmul",
+    "attention",
+    "decode",
+    "mla_decode",
+    "mla_prefill",
+    "elementwise",
+    "framework",
+    "collective",
+    "all_to_all",
+    "custom_all_reduce",
+)
 _ORDER = (*_GROUPS, "in_network", "network", "sources")
 _HEAD = "# Written by `python -m perfmodel.calibrate --write`; blocks that it does not fit are kept as they stand.\n"
 
@@ -56,14 +74,28 @@ def fits(accelerator_id: str) -> Iterator[tuple[str, Fitted]]:
         raise PlanError(unknown_name("accelerator with kernel tables", accelerator_id, RECIPES))
     accelerator = load_accelerator(accelerator_id)
     found = {
-        "matmul.bf16": fit_matmul(accelerator, "bf16"),
-        "matmul.fp8": fit_matmul(accelerator, "fp8") if "fp8" in accelerator.peak_flop_per_s else None,
-        "attention": fit_attention(accelerator),
-        "elementwise.vllm": fit_elementwise(accelerator),
-        "collective": fit_collective(accelerator, RECIPES[accelerator_id].in_network),
-        "network": fit_network(),
+        **{f"matmul.{dtype}": fit_matmul(accelerator, dtype) for dtype in LIBRARIES.get(accelerator_id, {})},
+        "matmul.bf16-untiled": fit_untiled(accelerator, "bf16"),
+        **fit_attention_kernels(accelerator),
+        **fit_row_kernels(accelerator),
+        **_collectives(accelerator),
     }
+    product = found.get("matmul.bf16")
+    if product is not None:
+        block = choices(accelerator_id, "bf16") | product.constants
+        found["framework.vllm"] = fit_framework(accelerator, MatmulConstants.model_construct(**block))
     yield from ((key, fit) for key, fit in found.items() if fit is not None)
+
+
+def _collectives(accelerator: Accelerator) -> dict[str, Fitted | None]:
+    """Protocols first: what an engine falls back to, and what carries a message inside the nodes of a network."""
+    nccl = fit_collective(accelerator, RECIPES[accelerator.id].in_network)
+    if nccl is None:
+        return {}
+    node = load_cluster(NETWORK_CLUSTER).accelerator
+    node_nccl = nccl if node.id == accelerator.id else fit_collective(node, RECIPES[node.id].in_network)
+    own = {f"custom_all_reduce.{engine}": fit_custom_all_reduce(accelerator, engine, nccl) for engine in ENGINES}
+    return {"collective": nccl, "all_to_all": fit_all_to_all(accelerator), **own, "network": fit_network(node_nccl)}
 
 
 def path_of(accelerator_id: str) -> Path:
@@ -78,9 +110,16 @@ def calibrated(accelerator_id: str, found: dict[str, Fitted]) -> dict[str, Any]:
         group, _, name = key.partition(".")
         if group == "attention":
             block = fit.constants | {"backward_efficiency_ratio": _BACKWARD_RATIO, "fit": _provenance(fit)}
-            document.setdefault(group, {}).update({library: block for library in RECIPES[accelerator_id].attention})
-        elif group == "collective":
-            document |= _protocols(fit)
+            libraries = (name,) if name else RECIPES[accelerator_id].attention
+            document.setdefault(group, {}).update({library: block for library in libraries})
+        elif group == "matmul":
+            block = choices(accelerator_id, name) | fit.constants | {"fit": _provenance(fit)}
+            document.setdefault(group, {})[name] = block
+        elif group in ("collective", "all_to_all"):
+            document |= _protocols(group, fit)
+        elif key == "decode.vllm" and "decode.tensorrt-llm" not in found:
+            block = fit.constants | {"fit": _provenance(fit)}
+            document.setdefault(group, {}).update({"vllm": block, "tensorrt-llm": _lent(block, "vllm")})
         elif name:
             document.setdefault(group, {})[name] = fit.constants | {"fit": _provenance(fit)}
         else:
@@ -99,14 +138,14 @@ def render(document: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _protocols(fit: Fitted) -> dict[str, Any]:
+def _protocols(group: str, fit: Fitted) -> dict[str, Any]:
     blocks: dict[str, dict[str, Any]] = {}
     for constant in sorted(fit.constants):
         protocol, _, word = constant.partition(".")
         blocks.setdefault(protocol, {})[word] = fit.constants[constant]
     blocks = {protocol: block | {"fit": _provenance(fit)} for protocol, block in blocks.items()}
     switch = blocks.pop("in_network", None)
-    return {"collective": blocks} | ({} if switch is None else {"in_network": switch})
+    return {group: blocks} | ({} if switch is None else {"in_network": switch})
 
 
 def _provenance(fit: Fitted) -> dict[str, Any]:
@@ -118,6 +157,12 @@ def _provenance(fit: Fitted) -> dict[str, Any]:
         "held_out_error": float(f"{fit.held_out.median:.3g}"),
         "how": fit.how,
     }
+
+
+def _lent(block: dict[str, Any], library: str) -> dict[str, Any]:
+    """The block of a library without rows of its own on this accelerator."""
+    fit = block["fit"] | {"how": f"the constants of {library}: no usable rows of its own; {block['fit']['how']}"}
+    return block | {"fit": fit}
 
 
 def _table(header: str, block: dict[str, Any]) -> str:

@@ -29,7 +29,7 @@ def list_shelf(args: Namespace) -> int:
         "software": _software,
         "formulas": _formulas,
         "published": _published,
-        "systems": lambda: (),  # the ledger has no entry yet
+        "systems": _systems,
     }[args.kind]
     entries = list(rows())
 
@@ -183,6 +183,12 @@ def _published() -> Iterable[Entry]:
         id = "formula-" + "-".join(re.findall(r"[a-z0-9]+", source_text.lower().replace("et al", ""))[:3])
         facts = {"quantity": "formula", "role": "validate", "title": source_text, "url": ""}
         yield {"id": id, "rows": rows} | facts
+
+
+def _systems() -> Iterable[Entry]:
+    from perfmodel.systems import ledger
+
+    return ledger()
 
 
 def _checks() -> list[Entry]:

@@ -22,6 +22,7 @@ DONE, NOT_FEASIBLE = 0, 1
 _SCHEMAS = {
     "training-estimate": ("perfmodel.predict.records", "TrainingEstimate", "serialization"),
     "training-plan": ("perfmodel.plan.records", "TrainingPlan", "serialization"),
+    "kernel-estimate": ("perfmodel.predict.kernel_documents", "KernelEstimate", "serialization"),
     "accelerator": ("perfmodel.specs.accelerator", "Accelerator", "validation"),
     "cluster": ("perfmodel.specs.cluster", "Cluster", "validation"),
     "model": ("perfmodel.specs.architecture", "Architecture", "validation"),
@@ -65,6 +66,8 @@ def validate(args: Namespace) -> int:
     """`perfmodel validate`: 1 where a source is over its tolerance."""
     from perfmodel import validation
 
+    if args.kernels:
+        return _validate_kernels(args)
     if args.because and not args.record:
         raise PlanError("--because: goes with --record")
     if args.record and args.source:
@@ -83,6 +86,24 @@ def validate(args: Namespace) -> int:
 
     _emit(args, document, page)
     return NOT_FEASIBLE if document["over_tolerance"] else DONE
+
+
+def _validate_kernels(args: Namespace) -> int:
+    """`perfmodel validate --kernels`: held-out errors of the kernel tables."""
+    from perfmodel.validation.kernel_scores import run_kernels
+
+    for option in ("source", "record", "because"):
+        if getattr(args, option):
+            raise PlanError(f"--{option}: goes without --kernels")
+    document = run_kernels().to_dict()
+
+    def page(console: Console) -> None:
+        from perfmodel.cli.render_kernels import kernel_validation_page
+
+        kernel_validation_page(console, document)
+
+    _emit(args, document, page)
+    return DONE
 
 
 def schema(args: Namespace) -> int:

@@ -13,6 +13,9 @@ from typing import Any
 from perfmodel.errors import OutOfRangeError, PlanError, unknown_name
 
 __all__ = [
+    "ESTIMATE_ATTENTION",
+    "ESTIMATE_COLLECTIVE",
+    "ESTIMATE_GEMM",
     "ESTIMATE_TRAINING",
     "LAYOUT",
     "OPTIONS",
@@ -98,6 +101,42 @@ LAYOUT = (
 )
 PLAN_TRAINING = _SCENARIO + _SEARCH
 ESTIMATE_TRAINING = _SCENARIO + LAYOUT
+_ACCELERATOR = Option("accelerator", "spec", "accelerator id or file", required=True, complete="accelerators")
+ESTIMATE_GEMM = (
+    _ACCELERATOR,
+    Option("m", "whole", "rows of the result (tokens)", low=1, required=True),
+    Option("n", "whole", "columns of the result", low=1, required=True),
+    Option("k", "whole", "the summed dimension", low=1, required=True),
+    Option("dtype", "text", "format: bf16, fp8, fp8-block, nvfp4, int4-weight-only, ...", default="bf16"),
+)
+ESTIMATE_ATTENTION = (
+    _ACCELERATOR,
+    Option("phase", "text", "many queries or one", choices=("prefill", "decode"), default="prefill"),
+    Option("batch", "whole", "sequences", low=1, default=1),
+    Option("seq_len", "whole", "tokens of a sequence; for decode, the length of its KV cache", low=1, default=4096),
+    Option("n_heads", "whole", "query heads", low=1, default=32),
+    Option("n_kv_heads", "whole", "key and value heads", low=1, default=8),
+    Option("d_head", "whole", "width of a head", low=1, default=128),
+    Option("dtype", "text", "precision of queries and results, bf16 or fp16", default="bf16"),
+    Option("kv_dtype", "text", "precision of the KV cache, bf16, fp8, ...", default="bf16"),
+    Option("library", "text", "kernels (default: flash-3 for a prefill, vllm for decode)"),
+)
+ESTIMATE_COLLECTIVE = (
+    Option("cluster", "spec", "cluster id or file", required=True, complete="clusters"),
+    Option("accelerators", "whole", "scale the cluster to this many", low=1),
+    Option(
+        "operation",
+        "text",
+        "what the ranks do together",
+        choices=("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "send_recv"),
+        default="all_reduce",
+    ),
+    Option("n_bytes", "number", "message: of a rank, or the gathered or un-scattered total", low=0, required=True),
+    Option("ranks", "whole", "ranks of the group", low=1, required=True),
+    Option("ranks_per_node", "whole", "ranks of the group in one node (default: as many as fit)", low=1),
+    Option("algorithm", "text", "of all_reduce", choices=("auto", "ring", "tree", "in_network"), default="auto"),
+    Option("library", "text", "serving engine that brings its own all_reduce: vllm, sglang, tensorrt-llm"),
+)
 OPTIONS = {option.name: option for option in (*_SCENARIO, *_SEARCH, *LAYOUT)}
 
 

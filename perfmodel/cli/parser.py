@@ -12,15 +12,24 @@ from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from perfmodel._version import __version__
-from perfmodel.cli.options import ESTIMATE_TRAINING, LAYOUT, PLAN_TRAINING, Option
+from perfmodel.cli.options import (
+    ESTIMATE_ATTENTION,
+    ESTIMATE_COLLECTIVE,
+    ESTIMATE_GEMM,
+    ESTIMATE_TRAINING,
+    LAYOUT,
+    PLAN_TRAINING,
+    Option,
+)
 from perfmodel.errors import PlanError, unknown_name
 
 __all__ = ["LISTS", "SCHEMAS", "build_parser", "parse"]
 
 LISTS = ("models", "hardware", "software", "formulas", "published", "systems")
-SCHEMAS = ("training-estimate", "training-plan", "scenario", "accelerator", "cluster", "model")
+SCHEMAS = ("training-estimate", "training-plan", "kernel-estimate", "scenario", "accelerator", "cluster", "model")
 _COMMANDS = "perfmodel.cli.commands"
 _CATALOGUE = "perfmodel.cli.catalogue"
+_KERNELS = "perfmodel.cli.kernels"
 _EPILOG = """\
 examples:
   perfmodel plan training --model llama-3.1-405b --cluster dgx-h100 --accelerators 16384 \\
@@ -194,6 +203,17 @@ def _estimate(parser: argparse.ArgumentParser) -> None:
     training = _command(what, parser, "training", "time, memory, energy and cost of one training step")
     training.set_defaults(run=f"{_COMMANDS}:estimate_training")
     _scenario(training, ESTIMATE_TRAINING)
+    for name, options, text in (
+        ("gemm", ESTIMATE_GEMM, "time of one matrix product, and its place under the roofline"),
+        ("attention", ESTIMATE_ATTENTION, "time of attention of one layer, prefill or decode"),
+        ("collective", ESTIMATE_COLLECTIVE, "time of one collective or message"),
+    ):
+        kernel = _command(what, parser, name, text)
+        kernel.set_defaults(run=f"{_KERNELS}:estimate_{name}")
+        group = kernel.add_argument_group("kernel")
+        for option in options:
+            _add(group, option)
+        _output(kernel)
 
 
 def _explain(parser: argparse.ArgumentParser) -> None:
@@ -221,6 +241,7 @@ def _show(parser: argparse.ArgumentParser) -> None:
 def _validate(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=f"{_COMMANDS}:validate")
     parser.add_argument("--source", metavar="ID", help="this source alone; see perfmodel list published")
+    parser.add_argument("--kernels", action="store_true", help="kernels and messages instead of whole steps")
     parser.add_argument("--record", action="store_true", help="write the residuals and tolerances that this run gives")
     parser.add_argument("--because", metavar="TEXT", help="with --record: the physics why a tolerance rises")
     _output(parser)

@@ -37,6 +37,8 @@ def list_page(console: Console, kind: str, entries: Sequence[Entry]) -> None:
     console.print()
     what = "perfmodel explain NAME" if kind == "formulas" else "perfmodel show ID"
     hint = f"{what} says where every number comes from"
+    if kind == "systems":
+        hint = "--json shows the claims, their sources and the commands that check them"
     if kind == "published":
         hint = "perfmodel validate scores the tables, perfmodel explain shows the checks of a formula"
     console.print(Text(f"{len(entries)} in all; {hint}", "dim"))
@@ -101,6 +103,12 @@ _COLUMNS: dict[str, tuple[tuple[str, str, Any], ...]] = {
         ("name", "left", _text("id")),
         ("gives", "left", lambda e: f"[{e['returns']}]"),
         ("", "left", _text("summary")),
+    ),
+    "systems": (
+        ("id", "left", _text("id")),
+        ("capability", "left", _text("capability")),
+        ("error", "right", lambda entry: "-" if entry["error"] is None else f"{100 * entry['error']:+.1f} %"),
+        ("status", "left", _text("status")),
     ),
     "published": (
         ("id", "left", _text("id")),

@@ -32,7 +32,7 @@ def reference_step_time_s(
     dtype: str,
 ) -> float:
     """Seconds of one step; for layouts with full recomputation, no sequence parallelism, and layers that divide."""
-    kernels, links = Kernels(cluster.accelerator, efficiency, dtype), Links(cluster, efficiency)
+    kernels, links = Kernels(cluster.accelerator, efficiency, dtype, untiled=True), Links(cluster, efficiency)
     tp, pp, dp, micro_batch = layout.tp, layout.pp, layout.dp, layout.micro_batch
     n_microbatches = global_batch // (dp * micro_batch)
     h, heads, d_head = model.d_model, model.n_heads // tp, model.d_head

@@ -78,7 +78,7 @@ class StepModel:
     ) -> None:
         self.model, self.cluster, self.software = model, cluster, software
         self.dtype, self.optimizer = dtype, optimizer
-        self.kernels = Kernels(cluster.accelerator, efficiency, dtype)
+        self.kernels = Kernels(cluster.accelerator, efficiency, dtype, untiled=True)
         self.links = Links(cluster, efficiency)
         self.relative_spread = float(efficiency.relative_spread)
 

@@ -13,21 +13,38 @@ from perfmodel.specs import registry
 from perfmodel.specs.quantity import Quantity, SourcedSpec, Spec
 
 __all__ = [
+    "CustomAllReduceConstants",
+    "DecodeConstants",
     "Efficiency",
     "ElementwiseConstants",
     "Fit",
     "FlashConstants",
+    "FrameworkConstants",
     "InNetworkConstants",
     "MatmulConstants",
     "NetworkConstants",
     "Protocol",
     "ProtocolConstants",
+    "TileConstants",
+    "UnsplitLatentConstants",
     "load_efficiency",
 ]
 
 Protocol = Literal["ll", "ll128", "simple"]
 _Share = Annotated[float, Field(gt=0, le=1)]
 _Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Whole = Annotated[int, Field(ge=1)]
+_Tile = Annotated[tuple[_Whole, _Whole], Field(strict=False)]
+_INHERITED_BY_NAME = (
+    "matmul",
+    "attention",
+    "decode",
+    "mla_decode",
+    "mla_prefill",
+    "elementwise",
+    "framework",
+    "custom_all_reduce",
+)
 _SAME_UNITS = {"fp16": "bf16"}
 """Precisions that share the tensor-core rate and the element size of another, and so its constants."""
 
@@ -48,29 +65,102 @@ class _Block(Spec):
 
 
 class MatmulConstants(_Block):
-    """Constants of `smooth_roofline_time`: shares of both peaks [1], exponent [1], launch floor [s]."""
+    """Constants of the tiled matrix product (`predict/matmul.py`): what the kernels of one library are and reach.
 
+    Without `tiles` the product is arithmetic and traffic alone: the smooth roofline.
+
+    `tiles` [rows, columns] and `splits` (of the summed dimension) are what the library chooses among; a part holds at
+    least `least_k` of it. Shares of both peaks [1]; `core_load_ratio` [1] is how fast one core can load over its equal
+    part of the memory bandwidth; `wave_quantisation` [1] is 1 where all cores wait for the last round;
+    `epilogue_share` [1] of a tile's result is written while nothing else runs. Seconds: `launch_s` of the kernel,
+    `tile_s` to fill the pipeline of a tile, `split_s` to launch the sum of the parts. `quantise_bytes` [B] cross
+    memory for each activation that a kernel before the product quantises.
+    """
+
+    tiles: Annotated[tuple[_Tile, ...], Field(strict=False)] = ()
+    splits: Annotated[tuple[_Whole, ...], Field(min_length=1, strict=False)] = (1,)
+    least_k: Annotated[int, Field(ge=1)] = 128
     compute_efficiency: _Share
     memory_efficiency: _Share
     exponent: Annotated[float, Field(ge=1, le=16)]
     launch_s: _Seconds
+    core_load_ratio: Annotated[float, Field(gt=0, le=100)] = 1.0
+    wave_quantisation: Annotated[float, Field(ge=0, le=1)] = 1.0
+    epilogue_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    tile_s: _Seconds = 0.0
+    split_s: _Seconds = 0.0
+    quantise_bytes: Annotated[float, Field(ge=0, le=100)] = 0.0
 
 
-class FlashConstants(_Block):
-    """Constants of `flash_attention_time`; `half_length` [tokens] is where half of `peak_efficiency` [1] is reached."""
+class TileConstants(_Block):
+    """Constants of `tiled_attention_compute_time` and `fused_attention_time` of a causal prefill.
+
+    `peak_efficiency` [1] inside the tiles, `block_tiles` [tiles] start and end of a row block, `lone_share` [1] time of
+    a tile on a core without a second block, `exponent` [1], `memory_efficiency` [1], `launch_s` [s].
+    """
 
     peak_efficiency: _Share
-    half_length: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    block_tiles: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    lone_share: _Share
+    exponent: Annotated[float, Field(ge=1, le=16)]
     memory_efficiency: _Share
+    launch_s: _Seconds
+
+
+class FlashConstants(TileConstants):
+    """A fused attention library that also trains: its backward pass reaches `backward_efficiency_ratio` of forward."""
+
     backward_efficiency_ratio: Quantity
+
+
+class DecodeConstants(_Block):
+    """Constants of `decode_attention_time`.
+
+    Shares of both peaks [1] (`ungrouped_efficiency` of the bandwidth when every query head has its own keys),
+    `lone_speedup` and `exponent` [1], and the times of a stream, of a cold cache and of the launch [s].
+    `max_splits_ungrouped` [1] is 1 where the kernel for ungrouped heads cannot split the keys.
+    """
+
+    memory_efficiency: _Share
+    ungrouped_efficiency: _Share
+    compute_efficiency: _Share
+    lone_speedup: Annotated[float, Field(ge=1, allow_inf_nan=False)]
+    block_s: _Seconds
+    cold_s: _Seconds
+    launch_s: _Seconds
+    exponent: Annotated[float, Field(ge=1, le=16)] = 3.0
+    max_splits_ungrouped: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 128.0
+
+
+class UnsplitLatentConstants(_Block):
+    """Constants of `unsplit_latent_decode_time`: share of a core's peak [1], slowdown of a pair [1], floors [s]."""
+
+    compute_efficiency: _Share
+    pair_slowdown: Annotated[float, Field(ge=1, le=2)]
+    block_s: _Seconds
     launch_s: _Seconds
 
 
 class ElementwiseConstants(_Block):
-    """Constants of `elementwise_time`: share of the memory bandwidth [1] and floor of one kernel [s]."""
+    """Constants of `elementwise_time`: share of the memory bandwidth [1] and floor of one kernel [s].
+
+    A kernel with one block of threads a row has more (`row_kernel_time`): `step_s` [s] of a pass of the block, and
+    `cached_share` [1] of the last cache that operands may fill and stay in it.
+    """
 
     memory_efficiency: _Share
     launch_s: _Seconds
+    step_s: _Seconds = 0.0
+    cached_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+
+class FrameworkConstants(_Block):
+    """What a framework leaves of kernel tables: `compute_share` [1] of their arithmetic rate, in a stream of kernels.
+
+    Tables repeat one kernel; between others it meets lower clocks and colder caches.
+    """
+
+    compute_share: _Share
 
 
 class ProtocolConstants(_Block):
@@ -81,6 +171,21 @@ class ProtocolConstants(_Block):
     link_efficiency: _Share
 
 
+class CustomAllReduceConstants(_Block):
+    """All-reduce kernels of a serving engine, up to `max_bytes` [B]; beyond it the engine calls the protocols.
+
+    One-shot and two-shot laws: floor [s], peer [s], share of the scale-up link [1]; an engine may have one-shot only.
+    """
+
+    one_shot_launch_s: _Seconds
+    one_shot_latency_s: _Seconds
+    one_shot_link_efficiency: _Share
+    two_shot_launch_s: _Seconds | None = None
+    two_shot_latency_s: _Seconds | None = None
+    two_shot_link_efficiency: _Share | None = None
+    max_bytes: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
 class InNetworkConstants(_Block):
     """Constants of `in_network_all_reduce_time`: floor [s] and share of the scale-up link [1]."""
 
@@ -89,11 +194,16 @@ class InNetworkConstants(_Block):
 
 
 class NetworkConstants(_Block):
-    """Collectives across domains: floor [s], step from domain to domain [s], share of the scale-out link [1]."""
+    """Collectives across domains: floor [s], step from domain to domain [s], share of the scale-out link [1].
+
+    `tree_latency_s` [s] is one level of a tree, `tree_link_efficiency` [1] what it reaches of the link.
+    """
 
     launch_s: _Seconds
     latency_s: _Seconds
     link_efficiency: _Share
+    tree_latency_s: _Seconds
+    tree_link_efficiency: _Share
 
 
 class _OwnConstants(SourcedSpec):
@@ -103,8 +213,14 @@ class _OwnConstants(SourcedSpec):
     relative: str | None = None
     matmul: dict[str, MatmulConstants] = Field(default_factory=dict)
     attention: dict[str, FlashConstants] = Field(default_factory=dict)
+    decode: dict[str, DecodeConstants] = Field(default_factory=dict)
+    mla_decode: dict[str, DecodeConstants | UnsplitLatentConstants] = Field(default_factory=dict)
+    mla_prefill: dict[str, TileConstants] = Field(default_factory=dict)
     elementwise: dict[str, ElementwiseConstants] = Field(default_factory=dict)
+    framework: dict[str, FrameworkConstants] = Field(default_factory=dict)
     collective: dict[Protocol, ProtocolConstants] = Field(default_factory=dict)
+    all_to_all: dict[Protocol, ProtocolConstants] = Field(default_factory=dict)
+    custom_all_reduce: dict[str, CustomAllReduceConstants] = Field(default_factory=dict)
     in_network: InNetworkConstants | None = None
     network: NetworkConstants | None = None
     relative_spread: Quantity | None = None
@@ -131,22 +247,57 @@ class Efficiency(_OwnConstants):
     relative_spread: Quantity
     inherited: tuple[str, ...] = ()
 
-    def matmul_constants(self, dtype: str) -> MatmulConstants:
-        """Constants of matrix products in `dtype` (fp16 has bf16's); raises `PlanError` where none were fitted."""
-        return self._constants(self.matmul, "matrix products in", _SAME_UNITS.get(dtype, dtype))
+    def matmul_constants(self, dtype: str, untiled: bool = False) -> MatmulConstants:
+        """Constants of matrix products in `dtype` (fp16 has bf16's); raises `PlanError` where none were fitted.
+
+        `untiled` asks for those of the smooth roofline, where there are any.
+        """
+        name = _SAME_UNITS.get(dtype, dtype)
+        plain = f"{name}-untiled"
+        return self._constants(self.matmul, "matrix products in", plain if untiled and plain in self.matmul else name)
 
     def attention_constants(self, library: str) -> FlashConstants:
         """Constants of a fused attention library; raises `PlanError`."""
         return self._constants(self.attention, "attention library", library)
 
+    def decode_constants(self, library: str, kv_dtype: str) -> DecodeConstants:
+        """Constants of decode attention over a cache in `kv_dtype`; its 16-bit ones if it has no others of its own."""
+        return self._constants(self.decode, "decode attention library", _cached(self.decode, library, kv_dtype))
+
+    def mla_decode_constants(self, library: str, kv_dtype: str) -> DecodeConstants | UnsplitLatentConstants:
+        """As `decode_constants`, for latent attention."""
+        return self._constants(self.mla_decode, "latent decode library", _cached(self.mla_decode, library, kv_dtype))
+
+    def mla_prefill_constants(self, library: str, kv_dtype: str) -> TileConstants:
+        """As `decode_constants`, for the prefill of latent attention."""
+        return self._constants(self.mla_prefill, "latent prefill library", _cached(self.mla_prefill, library, kv_dtype))
+
     def elementwise_constants(self, library: str) -> ElementwiseConstants:
         """Constants of an element-wise kernel library; raises `PlanError`."""
         return self._constants(self.elementwise, "element-wise library", library)
+
+    def inside(self, framework: str) -> Efficiency:
+        """These constants with the matrix products as a framework runs them; raises `PlanError`."""
+        share = self._constants(self.framework, "framework", framework).compute_share
+        slower = {
+            dtype: block.model_copy(update={"compute_efficiency": share * block.compute_efficiency})
+            for dtype, block in self.matmul.items()
+        }
+        return self.model_copy(update={"matmul": slower})
+
+    def custom_all_reduce_constants(self, library: str) -> CustomAllReduceConstants:
+        """Constants of a serving engine's own all-reduce; raises `PlanError`."""
+        return self._constants(self.custom_all_reduce, "all-reduce library", library)
 
     def _constants(self, blocks: Mapping[str, _BlockType], what: str, name: str) -> _BlockType:
         if name not in blocks:
             raise PlanError(f"{self.id}: no kernel constants: {unknown_name(what, name, blocks)}")
         return blocks[name]
+
+
+def _cached(blocks: Mapping[str, _Block], library: str, kv_dtype: str) -> str:
+    own = f"{library}-{kv_dtype}"
+    return own if own in blocks else library
 
 
 _BlockType = TypeVar("_BlockType", bound=_Block)
@@ -199,13 +350,13 @@ def _completed(own: _OwnConstants, donor: _OwnConstants) -> tuple[_OwnConstants,
     """`own` with the blocks it lacks from `donor`, and the names of those blocks."""
     changes: dict[str, Any] = {"sources": {**donor.sources, **own.sources}}
     taken = []
-    for group in ("matmul", "attention", "elementwise"):
+    for group in _INHERITED_BY_NAME:
         mine, theirs = getattr(own, group), getattr(donor, group)
         changes[group] = {**theirs, **mine}
         taken += [f"{group}.{name}" for name in theirs if name not in mine]
     if not own.collective and donor.collective:
         # The switch belongs to the protocols it was measured beside: a part with its own has its own switch or none.
-        changes |= {"collective": donor.collective, "in_network": donor.in_network}
+        changes |= {name: getattr(donor, name) for name in ("collective", "in_network", "all_to_all")}
         taken += ["collective"] + ["in_network"] * (donor.in_network is not None)
     for name in ("network", "relative_spread"):
         if getattr(own, name) is None and getattr(donor, name) is not None:
@@ -219,8 +370,14 @@ def _blocks(own: _OwnConstants) -> dict[str, _Block]:
     groups: list[tuple[str, Mapping[Any, _Block]]] = [
         ("matmul", own.matmul),
         ("attention", own.attention),
+        ("decode", own.decode),
+        ("mla_decode", own.mla_decode),
+        ("mla_prefill", own.mla_prefill),
         ("elementwise", own.elementwise),
+        ("framework", own.framework),
         ("collective", own.collective),
+        ("all_to_all", own.all_to_all),
+        ("custom_all_reduce", own.custom_all_reduce),
     ]
     found = {f"{group}.{name}": block for group, blocks in groups for name, block in blocks.items()}
     for name, single in (("in_network", own.in_network), ("network", own.network)):

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from perfmodel.validation.kernel_scores import run_kernels
     from perfmodel.validation.predictions import layer_steps, layer_times
     from perfmodel.validation.records import ValidationReport
     from perfmodel.validation.runner import run
@@ -20,6 +21,7 @@ _HOMES = {
     "load_sources": "sources",
     "record": "tolerances",
     "run": "runner",
+    "run_kernels": "kernel_scores",
     "scoreboard_markdown": "scoreboard",
     "write_scoreboard": "scoreboard",
 }
@@ -31,6 +33,7 @@ __all__ = [
     "load_sources",
     "record",
     "run",
+    "run_kernels",
     "scoreboard_markdown",
     "write_scoreboard",
 ]
