@@ -18,6 +18,7 @@ _HOMES = {
     "PerfModelError": "perfmodel.errors",
     "PlanError": "perfmodel.errors",
     "SpecError": "perfmodel.errors",
+    "estimate_memory": "perfmodel.predict.training",
     "estimate_training": "perfmodel.predict.training",
     "explain": "perfmodel.formulas",
     "load_accelerator": "perfmodel.specs.accelerator",

@@ -31,6 +31,7 @@ __all__ = [
     "TrainingTask",
     "degrees_of",
     "describe",
+    "estimate_memory",
     "estimate_training",
     "step_cost_usd",
     "step_energy_j",
@@ -139,6 +140,11 @@ def estimate_training(
     chosen = make_layout(layout)
     check_layout(chosen, task.model, task.cluster, task.global_batch, task.seq_len)
     return describe(task, chosen, task.steps.price(degrees_of(chosen), task.global_batch, task.seq_len))
+
+
+def estimate_memory(*args: Any, **keywords: Any) -> MemoryBytes:
+    """Bytes [B] on the fullest rank at the peak of a training step; arguments and errors of `estimate_training`."""
+    return estimate_training(*args, **keywords).memory_bytes
 
 
 def degrees_of(layout: ParallelLayout) -> Degrees:
