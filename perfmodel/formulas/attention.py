@@ -32,7 +32,7 @@ def flash_efficiency(seq_len, peak_efficiency, half_length):
     Symbols      s  seq_len [1] sequence length;  e_\infty  peak_efficiency [1] share at long sequences;
                  s_{1/2}  half_length [1] length at half of it;  returns [1]
     Assumptions  causal work counted as half of full; work per block grows with s while its set-up does not
-    Valid for    seq_len >= 1; 0 <= peak_efficiency <= 1; half_length >= 0
+    Valid for    128 <= seq_len <= 16384; 0 <= peak_efficiency <= 1; half_length >= 0
     Monotone     seq_len +; peak_efficiency +; half_length -
     Source       saturation law; constants from measured tables, hardware_specs/efficiency
     """
