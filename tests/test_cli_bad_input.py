@@ -4,50 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
+from cli_words import ESTIMATE, FLAGS, PLAN, SCENARIO, TOML, replaced, without
 
-from perfmodel.cli.main import main
-
-SCENARIO = {
-    "model": "llama-3.1-8b",
-    "cluster": "dgx-h100",
-    "accelerators": 64,
-    "global_batch": 128,
-    "seq_len": 4096,
-    "precision": "bf16",
-}
-FLAGS = [word for key, value in SCENARIO.items() for word in (f"--{key.replace('_', '-')}", str(value))]
-TOML = "".join(f"{key} = {json.dumps(value)}\n" for key, value in SCENARIO.items())
-
-
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Any:
-    def run(*words: str) -> Outcome:
-        capsys.readouterr()
-        code = main(list(words))
-        return Outcome(code, *capsys.readouterr())
-
-    return run
-
-
-def without(flag: str) -> list[str]:
-    at = FLAGS.index(flag)
-    return FLAGS[:at] + FLAGS[at + 2 :]
-
-
-def replaced(flag: str, value: str) -> list[str]:
-    return [*without(flag), flag, value]
-
-
-PLAN, ESTIMATE = ["plan", "training"], ["estimate", "training"]
 BAD_INPUT = {
     "no such command": (["pln"], "unknown command 'pln'; nearest: 'plan'"),
     "a command of later": (["plan", "serving"], "unknown command 'plan serving'; nearest: 'plan training'"),

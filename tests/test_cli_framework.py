@@ -8,9 +8,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
+from cli_words import ESTIMATE, FLAGS, LAYOUT, PLAN, SCENARIO, TOML, replaced
 
 import perfmodel as pm
 from perfmodel.cli import format as fmt
@@ -18,46 +19,6 @@ from perfmodel.cli import options, parser
 from perfmodel.cli.main import main
 from perfmodel.predict.layout import SCHEDULES, ParallelLayout
 from perfmodel.specs.accelerator import PRECISIONS
-
-SCENARIO = {
-    "model": "llama-3.1-8b",
-    "cluster": "dgx-h100",
-    "accelerators": 64,
-    "global_batch": 128,
-    "seq_len": 4096,
-    "precision": "bf16",
-}
-FLAGS = [word for key, value in SCENARIO.items() for word in (f"--{key.replace('_', '-')}", str(value))]
-LAYOUT = ["--tp", "2", "--dp", "32"]
-TOML = "".join(f"{key} = {json.dumps(value)}\n" for key, value in SCENARIO.items())
-
-
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Any:
-    def run(*words: str) -> Outcome:
-        capsys.readouterr()
-        code = main(list(words))
-        return Outcome(code, *capsys.readouterr())
-
-    return run
-
-
-def without(flag: str) -> list[str]:
-    at = FLAGS.index(flag)
-    return FLAGS[:at] + FLAGS[at + 2 :]
-
-
-def replaced(flag: str, value: str) -> list[str]:
-    return [*without(flag), flag, value]
-
-
-PLAN, ESTIMATE = ["plan", "training"], ["estimate", "training"]
 
 
 def test_options_agree_with_the_library() -> None:

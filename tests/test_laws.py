@@ -97,13 +97,13 @@ def test_zero_stages_never_need_more(n_params: int, dp: int) -> None:
 @given(degrees, st.integers(1, 512), st.integers(2, 8), st.data())
 def test_in_flight_order(pp: int, n_microbatches: int, vpp: int, data: st.DataObject) -> None:
     stage = data.draw(st.integers(0, pp - 1))
-    one = memory.in_flight_microbatches_1f1b(n_microbatches, pp, stage)
-    everything = memory.in_flight_microbatches_gpipe(n_microbatches)
+    one = pipeline.in_flight_microbatches_1f1b(n_microbatches, pp, stage)
+    everything = pipeline.in_flight_microbatches_gpipe(n_microbatches)
     assert 1 <= one <= everything
-    assert memory.in_flight_microbatches_1f1b(n_microbatches, pp) <= memory.in_flight_microbatches_interleaved(
+    assert pipeline.in_flight_microbatches_1f1b(n_microbatches, pp) <= pipeline.in_flight_microbatches_interleaved(
         n_microbatches, pp, vpp
     )
-    assert one <= memory.in_flight_microbatches_zb_h2(n_microbatches, pp) <= everything
+    assert one <= pipeline.in_flight_microbatches_zb_h2(n_microbatches, pp) <= everything
 
 
 def replay(pp: int, m: int, vpp: int, gpipe: bool, forward: float, backward: float) -> tuple[float, list[float]]:
@@ -148,7 +148,7 @@ def test_replayed_gpipe_and_1f1b(pp: int, m: int, gpipe: bool, forward: int, bac
     stage_s = forward + backward
     assert pipeline.pipeline_time(m, stage_s, stage_s, pp) == pytest.approx(seconds, rel=1e-12, abs=0)
     for rank in range(pp):
-        law = memory.in_flight_microbatches_gpipe(m) if gpipe else memory.in_flight_microbatches_1f1b(m, pp, rank)
+        law = pipeline.in_flight_microbatches_gpipe(m) if gpipe else pipeline.in_flight_microbatches_1f1b(m, pp, rank)
         assert peak[rank] == law
 
 
@@ -160,7 +160,7 @@ def test_replayed_interleaved(pp: int, rounds: int, vpp: int, forward: int, back
     stage_s = forward + backward
     assert pipeline.pipeline_time(m, stage_s, stage_s, pp, vpp) == pytest.approx(seconds, rel=1e-9, abs=0)
     for rank in range(pp):
-        law = memory.in_flight_microbatches_interleaved(m, pp, vpp, rank)
+        law = pipeline.in_flight_microbatches_interleaved(m, pp, vpp, rank)
         assert peak[rank] == pytest.approx(law, rel=1e-12, abs=0)
 
 

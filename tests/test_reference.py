@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from perfmodel.specs.efficiency import load_efficiency
 
 import perfmodel as pm
 from perfmodel.predict.cost import Node
 from perfmodel.predict.layout import check_layout
-from perfmodel.predict.records import Term
+from perfmodel.predict.records import Term, TrainingEstimate
 from perfmodel.predict.reference import reference_step_time_s
 from perfmodel.predict.training import TrainingTask, degrees_of, training_task
+from perfmodel.specs.efficiency import load_efficiency
 
 BASIC = [
     # model, accelerators, tp, pp, dp, micro_batch, global_batch
@@ -149,3 +149,34 @@ def test_arrays_equal_scalars() -> None:
 def test_parent_is_the_sum_of_its_children() -> None:
     tree = Node.of("parent", Node.wait("a", 0.1, "host"), Node.wait("b", 0.2, "link"))
     assert tree.cost.seconds == 0.1 + 0.2
+
+
+def test_overlap_can_be_turned_off_and_on() -> None:
+    layout = {"tp": 8, "pp": 2, "dp": 32, "micro_batch": 1}
+    question = {"global_batch": 768, "seq_len": 2048, "precision": "bf16"}
+    off, default, on = (
+        pm.estimate_training(
+            "megatron-39b",
+            pm.load_cluster("dgx-a100-80gb", 512),
+            layout=layout | {"overlap": overlap},
+            software="megatron-2022",
+            **question,
+        ).step_time_s
+        for overlap in (False, None, True)
+    )
+    assert on < default < off
+
+
+def test_a_law_outside_its_range_warns_and_widens() -> None:
+    question = {"layout": {"tp": 8, "dp": 1}, "global_batch": 1, "precision": "bf16"}
+    cluster = pm.load_cluster("dgx-h100", 8)
+    usual, beyond = (
+        pm.estimate_training("llama-3.1-8b", cluster, seq_len=seq_len, **question) for seq_len in (8192, 65536)
+    )
+    assert "tiled_attention_compute_time" not in {warning.formula for warning in usual.warnings}
+    assert "tiled_attention_compute_time" in {warning.formula for warning in beyond.warnings}
+
+    def width(estimate: TrainingEstimate) -> float:
+        return estimate.step_time_interval_s[1] / estimate.step_time_interval_s[0]
+
+    assert width(beyond) > width(usual)

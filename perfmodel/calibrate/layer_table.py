@@ -18,7 +18,7 @@ from perfmodel.predict.step import StepModel
 from perfmodel.specs import registry
 from perfmodel.specs.efficiency import Efficiency, load_efficiency
 from perfmodel.specs.quantity import Quantity
-from perfmodel.validation.predictions import layer_phase_time, layer_steps
+from perfmodel.validation.predictions import layer_row_time, layer_steps
 from perfmodel.validation.sources import load_sources, measured
 
 __all__ = ["ACCELERATOR", "LayerFit", "fit_layer_table", "write_layer_fit"]
@@ -73,19 +73,7 @@ def _replace(path: Path, pattern: str, replacement: str) -> None:
 def _residuals(constants: NDArray[np.float64]) -> NDArray[np.float64]:
     steps = _steps(float(constants[0]), float(constants[1]))
     source = load_sources([SOURCE])[SOURCE]
-    errors = []
-    for row in source.rows:
-        seconds = layer_phase_time(
-            steps,
-            phase="forward" if row.metric == "layer_forward_time" else "backward",
-            recompute=row.recompute,
-            sequence_parallel=row.sequence_parallel,
-            tp=row.tp,
-            micro_batch=row.micro_batch,
-            seq_len=row.seq_len,
-        )
-        errors.append(np.log(seconds / measured(row, source, steps.model)))
-    return np.array(errors)
+    return np.array([np.log(layer_row_time(steps, row) / measured(row, source, steps.model)) for row in source.rows])
 
 
 def _steps(memory_efficiency: float, exposed_share: float) -> StepModel:

@@ -5,7 +5,6 @@ parallelism. Shards are 1 or a degree, chosen by the caller, so that no law need
 """
 
 from perfmodel.formulas._registry import formula
-from perfmodel.ops import minimum
 
 __all__ = [
     "activation_bytes_per_layer",
@@ -19,10 +18,6 @@ __all__ = [
     "gated_mlp_activation_bytes",
     "gathered_weight_bytes",
     "gradient_bytes_per_rank",
-    "in_flight_microbatches_1f1b",
-    "in_flight_microbatches_gpipe",
-    "in_flight_microbatches_interleaved",
-    "in_flight_microbatches_zb_h2",
     "logits_bytes",
     "model_state_bytes_per_rank",
     "optimizer_bytes_per_rank",
@@ -377,75 +372,6 @@ def activation_bytes_per_layer_gated(
     ) + gated_mlp_activation_bytes(
         seq_len, micro_batch, d_model, d_ff, tp, sequence_shards, bytes_per_activation=bytes_per_activation
     )
-
-
-@formula
-def in_flight_microbatches_gpipe(n_microbatches):
-    r"""Micro-batches whose activations a stage holds at the peak of GPipe: all of them.
-
-    .. math:: k = m
-
-    Symbols      m  n_microbatches [1] micro-batches per step;  returns [1]
-    Valid for    n_microbatches >= 1
-    Monotone     n_microbatches +
-    Source       Narayanan et al. 2021, "Efficient Large-Scale Language Model Training on GPU Clusters Using
-                 Megatron-LM", section 2.2.1, arXiv:2104.04473
-    """
-    return n_microbatches
-
-
-@formula
-def in_flight_microbatches_1f1b(n_microbatches, pp, stage=0):
-    r"""Micro-batches whose activations a stage holds at the peak of 1F1B.
-
-    .. math:: k = \min(m, p - i)
-
-    Symbols      m  n_microbatches [1] micro-batches per step;  p  pp [1] pipeline stages;
-                 i  stage [1] 0 is the first;  returns [1]
-    Assumptions  one backward after each forward once the warm-up of p - i - 1 forwards is over
-    Valid for    n_microbatches >= 1; pp >= 1; stage >= 0; fails from stage pp on
-    Monotone     n_microbatches +; pp +; stage -
-    Source       Narayanan et al. 2021, section 2.2.1, arXiv:2104.04473; Korthikanti et al. 2022, section 4.2.3,
-                 arXiv:2205.05198
-    Checked      equal to the peak of a replayed 1F1B on every stage (tests/test_laws.py)
-    Example      >>> in_flight_microbatches_1f1b(64, 8, stage=1)
-                 7
-    """
-    return minimum(n_microbatches, pp - stage)
-
-
-@formula
-def in_flight_microbatches_interleaved(n_microbatches, pp, vpp, stage=0):
-    r"""Micro-batches in flight at the peak of the interleaved schedule, in activations of a whole stage (all chunks).
-
-    .. math:: k = \min\left(m, p + \frac{p - 1 - 2 i}{v}\right)
-
-    Symbols      m  n_microbatches [1] micro-batches per step;  p  pp [1] pipeline ranks;
-                 v  vpp [1] model chunks per rank;  i  stage [1] pipeline rank, 0 is the first;  returns [1]
-    Assumptions  warm-up of 2 (p - i - 1) + (v - 1) p chunks and one more, each 1/v of the rank's layers
-    Valid for    n_microbatches >= 1; pp >= 2; vpp >= 2; stage >= 0; fails from stage pp on
-    Monotone     n_microbatches +; pp +; stage -
-    Source       Korthikanti et al. 2022, section 4.2.3, L (1 + (p-1)/(p v)) layers on the first rank,
-                 arXiv:2205.05198; other ranks by the warm-up count of Megatron-LM, core/pipeline_parallel/schedules.py
-    Checked      equal to the peak of a replayed interleaved schedule on every rank (tests/test_laws.py)
-    """
-    return minimum(n_microbatches, pp + (pp - 1 - 2 * stage) / vpp)
-
-
-@formula
-def in_flight_microbatches_zb_h2(n_microbatches, pp):
-    r"""Micro-batches whose activations the first stage holds at the peak of the zero-bubble schedule ZB-H2.
-
-    .. math:: k = \min(m, 2 p - 1)
-
-    Symbols      m  n_microbatches [1] micro-batches per step;  p  pp [1] pipeline stages;  returns [1]
-    Assumptions  forward, input-gradient and weight-gradient passes take equal time
-    Valid for    n_microbatches >= 1; pp >= 1
-    Monotone     n_microbatches +; pp +
-    Source       Qi et al. 2023, "Zero Bubble Pipeline Parallelism", section 2 and Table 2, arXiv:2401.10241 (ZB-H1
-                 holds what 1F1B holds)
-    """
-    return minimum(n_microbatches, 2 * pp - 1)
 
 
 @formula

@@ -24,7 +24,8 @@ _DEGREES = ("tp", "pp", "dp", "cp", "ep", "etp", "attention_dp", "vpp", "micro_b
 class ParallelLayout(BaseModel):
     """A parallel layout; `tp * pp * dp * cp` is the number of accelerators used. Raises `PlanError`.
 
-    `micro_batch` counts sequences; `dp_shard` is how many of the dp ranks share one ZeRO shard (None: all).
+    `micro_batch` counts sequences; `dp_shard` is how many of the dp ranks share one ZeRO shard (None: all);
+    `overlap` turns every overlap of communication off or on (None: as the software generation does).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -126,7 +127,7 @@ def check_layout(
         raise PlanError(f"tp: must divide n_heads {model.n_heads} (got {tp}); allowed: {_divisors(model.n_heads)}")
     if model.n_kv_heads % tp and tp % model.n_kv_heads:
         raise PlanError(f"tp: must divide n_kv_heads {model.n_kv_heads} or be a multiple of it (got {tp})")
-    if model.d_ff % tp or (model.vocab_padded % tp and tp > model.vocab_padded):
+    if model.d_ff % tp:
         raise PlanError(f"tp: must divide d_ff {model.d_ff} (got {tp}); allowed: {_divisors(model.d_ff)}")
     if layout.sequence_parallel and seq_len % tp:
         raise PlanError(f"sequence_parallel: tp {tp} must divide seq_len {seq_len}; or turn it off")
@@ -156,5 +157,6 @@ def check_layout(
         raise PlanError(f"seq_len: {model.id} has {model.max_seq_len} learned positions (got {seq_len})")
 
 
-def _divisors(number: int, shown: int = 10) -> str:
-    return ", ".join(str(d) for d in range(1, number + 1) if number % d == 0)[: shown * 6]
+def _divisors(number: int, shown: int = 12) -> str:
+    divisors = [str(d) for d in range(1, number + 1) if number % d == 0]
+    return ", ".join(divisors[:shown]) + (", ..." if len(divisors) > shown else "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from perfmodel.formulas import memory as laws
+from perfmodel.formulas import pipeline as schedules
 from perfmodel.ops import less, maximum, minimum, where
 from perfmodel.predict.cost import Number
 from perfmodel.predict.stages import Stages
@@ -145,12 +146,12 @@ def peak_memory(
 
 def _in_flight(n_microbatches: Number, pp: Number, vpp: Number, gpipe: bool) -> tuple[Number, Number]:
     if gpipe:
-        every = laws.in_flight_microbatches_gpipe(n_microbatches)
+        every = schedules.in_flight_microbatches_gpipe(n_microbatches)
         return every, every
     counts = []
     for stage in (0.0, 1.0):
-        plain = laws.in_flight_microbatches_1f1b(n_microbatches, pp, minimum(stage, pp - 1))
-        chunked = laws.in_flight_microbatches_interleaved(n_microbatches, pp, vpp, minimum(stage, pp - 1))
+        plain = schedules.in_flight_microbatches_1f1b(n_microbatches, pp, minimum(stage, pp - 1))
+        chunked = schedules.in_flight_microbatches_interleaved(n_microbatches, pp, vpp, minimum(stage, pp - 1))
         counts.append(where(less(vpp, 2), plain, chunked))
     return counts[0], counts[1]
 

@@ -76,7 +76,7 @@ class StepModel:
         dtype: str,
         optimizer: str = "adam-mixed",
     ) -> None:
-        self.model, self.cluster, self.software = model, cluster, software
+        self.model, self.cluster, self.software, self.efficiency = model, cluster, software, efficiency
         self.dtype, self.optimizer = dtype, optimizer
         self.kernels = Kernels(cluster.accelerator, efficiency, dtype, untiled=True)
         self.links = Links(cluster, efficiency)

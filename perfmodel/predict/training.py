@@ -17,7 +17,7 @@ from perfmodel.predict.layout import ParallelLayout, check_layout, make_layout
 from perfmodel.predict.memory import OPTIMIZER_BYTES
 from perfmodel.predict.records import MemoryBytes, TrainingEstimate, Warned, term_of
 from perfmodel.predict.step import Degrees, Step, StepModel
-from perfmodel.predict.uncertainty import interval_of, widenings
+from perfmodel.predict.uncertainty import extrapolations, interval_of, widenings
 from perfmodel.specs.architecture import Architecture
 from perfmodel.specs.cluster import Cluster, load_cluster
 from perfmodel.specs.efficiency import load_efficiency
@@ -31,6 +31,7 @@ __all__ = [
     "TrainingTask",
     "degrees_of",
     "describe",
+    "estimate_memory",
     "estimate_training",
     "step_cost_usd",
     "step_energy_j",
@@ -138,7 +139,28 @@ def estimate_training(
     )
     chosen = make_layout(layout)
     check_layout(chosen, task.model, task.cluster, task.global_batch, task.seq_len)
-    return describe(task, chosen, task.steps.price(degrees_of(chosen), task.global_batch, task.seq_len))
+    steps = _with_overlap(task.steps, chosen.overlap)
+    return describe(task, chosen, steps.price(degrees_of(chosen), task.global_batch, task.seq_len))
+
+
+def _with_overlap(steps: StepModel, overlap: bool | None) -> StepModel:
+    """The same step model with every overlap on or off."""
+    if overlap is None:
+        return steps
+    switches = {
+        "overlap_tensor": "all" if overlap else "none",
+        "overlap_pipeline": overlap,
+        "overlap_data": overlap,
+    }
+    software = steps.software.model_copy(update=switches)
+    return StepModel(
+        steps.model, steps.cluster, steps.efficiency, software, dtype=steps.dtype, optimizer=steps.optimizer
+    )
+
+
+def estimate_memory(*args: Any, **keywords: Any) -> MemoryBytes:
+    """Bytes [B] on the fullest rank at the peak of a training step; arguments and errors of `estimate_training`."""
+    return estimate_training(*args, **keywords).memory_bytes
 
 
 def degrees_of(layout: ParallelLayout) -> Degrees:
@@ -169,7 +191,11 @@ def describe(task: TrainingTask, layout: ParallelLayout, step: Step) -> Training
     energy = float(step_energy_j(task, accelerators, step))
     cost = float(step_cost_usd(task, accelerators, seconds))
     memory = _memory(task, step)
-    warnings = tuple(Warned(**found) for found in widenings(task.cluster, task.software, task.precision, task.notes))
+    found = (
+        *widenings(task.cluster, task.software, task.precision, task.notes),
+        *extrapolations(task.software, accelerators, task.seq_len),
+    )
+    warnings = tuple(Warned(**one) for one in found)
     return TrainingEstimate(
         perfmodel_version=__version__,
         data_version=data_version(),

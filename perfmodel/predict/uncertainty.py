@@ -9,11 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from perfmodel.formulas import get_formula
 from perfmodel.predict.records import Warned
 from perfmodel.specs.cluster import Cluster
 from perfmodel.specs.software import Software
 
-__all__ = ["interval_of", "residual_spread", "residuals", "widenings"]
+__all__ = ["extrapolations", "interval_of", "residual_spread", "residuals", "widenings"]
 
 _RESIDUALS = Path(__file__).parent.parent / "data" / "residuals.toml"
 _Z80 = 1.2816  # normal quantile that leaves 10 % on each side
@@ -22,6 +23,7 @@ _Z80 = 1.2816  # normal quantile that leaves 10 % on each side
 # (nanotron and SimuMax with a foreign set), constants carried to a relative were 10-20 % off.
 UNCALIBRATED_SOFTWARE = 0.20
 INHERITED_CONSTANTS = 0.10
+EXTRAPOLATION = 0.10
 # The mean errors of two sources of one generation lie a few percent apart: no other source shows the next one's.
 BETWEEN_SOURCES = 0.03
 
@@ -49,10 +51,19 @@ def widenings(cluster: Cluster, software: Software, precision: str, notes: Seque
             return
 
 
+def extrapolations(software: Software, accelerators: int, seq_len: int) -> Iterator[dict[str, Any]]:
+    """Warning records for the laws of a step that are used outside their published or calibrated range."""
+    yield from get_formula("straggler_slowdown").out_of_range(ranks=accelerators)
+    if software.attention == "flash":
+        yield from get_formula("tiled_attention_compute_time").out_of_range(seq_len=seq_len)
+
+
 def interval_of(seconds: float, warnings: Sequence[Warned], leave_out: str | None = None) -> tuple[float, float]:
     """The 80 % interval [s] around an estimate; asymmetric where only slower is likely."""
     spread = residual_spread(leave_out)
     kinds = {warning.formula for warning in warnings}
+    beyond = EXTRAPOLATION if kinds - {"software", "efficiency"} else 0.0
+    spread = math.hypot(spread, beyond)
     spread = math.hypot(spread, INHERITED_CONSTANTS if "efficiency" in kinds else 0.0)
     slower = math.hypot(spread, UNCALIBRATED_SOFTWARE if "software" in kinds else 0.0)
     return seconds * math.exp(-_Z80 * spread), seconds * math.exp(_Z80 * slower)

@@ -17,7 +17,7 @@ from perfmodel.specs.huggingface import load_model
 from perfmodel.specs.software import Software, load_software
 from perfmodel.validation.sources import Row
 
-__all__ = ["TABLE_4", "Prediction", "layer_phase_time", "layer_steps", "layer_times", "predict"]
+__all__ = ["TABLE_4", "Prediction", "layer_phase_time", "layer_row_time", "layer_steps", "layer_times", "predict"]
 
 # The cases that Korthikanti et al. 2022 Table 4 times: (recompute, sequence_parallel).
 TABLE_4 = (("none", False), ("none", True), ("full", False), ("selective", False), ("selective", True))
@@ -103,6 +103,19 @@ def layer_phase_time(
     return backward
 
 
+def layer_row_time(steps: StepModel, row: Row) -> float:
+    """Seconds of the layer phase that a row times."""
+    return layer_phase_time(
+        steps,
+        phase="forward" if row.metric == "layer_forward_time" else "backward",
+        recompute=row.recompute,
+        sequence_parallel=row.sequence_parallel,
+        tp=row.tp,
+        micro_batch=row.micro_batch,
+        seq_len=row.seq_len,
+    )
+
+
 def _phase_time(block: Layer, phase: dict[str, Cost], host_s: float, slow: float) -> float:
     device_s, all_s = float(block.device(phase).seconds), float(total(phase.values()).seconds)
     return all_s + slow * device_s + float(host_exposed_time(all_s, host_s))
@@ -139,16 +152,7 @@ def _layer_phase(row: Row, source_id: str) -> Prediction:
         seq_len=row.seq_len,
         precision=row.precision,
     )
-    seconds = layer_phase_time(
-        steps,
-        phase="forward" if row.metric == "layer_forward_time" else "backward",
-        recompute=row.recompute,
-        sequence_parallel=row.sequence_parallel,
-        tp=row.tp,
-        micro_batch=row.micro_batch,
-        seq_len=row.seq_len,
-    )
-    return Prediction(seconds)
+    return Prediction(layer_row_time(steps, row))
 
 
 def _activation_share(row: Row, source_id: str) -> Prediction:
