@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from perfmodel.calibrate.kernels import Fitted, Floats, fitted
 from perfmodel.formulas import collectives as links
@@ -20,9 +21,18 @@ from perfmodel.specs.efficiency import (
     ProtocolConstants,
     load_efficiency,
 )
-from perfmodel.validation.kernel_tables import load_table
+from perfmodel.validation.kernel_tables import Table, load_table
 
-__all__ = ["ENGINES", "NETWORK_CLUSTER", "fit_all_to_all", "fit_collective", "fit_custom_all_reduce", "fit_network"]
+__all__ = [
+    "ENGINES",
+    "NETWORK_CLUSTER",
+    "SMALLEST",
+    "OwnRows",
+    "fit_all_to_all",
+    "fit_collective",
+    "fit_custom_all_reduce",
+    "fit_network",
+]
 
 ENGINES = ("sglang", "tensorrt-llm", "vllm")
 NETWORK_CLUSTER = "dgx-h100"
@@ -32,18 +42,22 @@ _RINGS = {
     "all_gather": links.ring_all_gather_time,
     "reduce_scatter": links.ring_reduce_scatter_time,
 }
-_SMALLEST = 1024
+SMALLEST = 1024
+"""Messages below it [B] are all latency and are not fitted."""
+OwnRows = tuple[Table, NDArray[np.bool_]]
+"""Rows with operation, ranks, n_bytes and latency_us, and which of them may calibrate."""
 _LARGEST_CUSTOM = tuple(2.0**power for power in range(18, 25))
 """Where an engine may hand over to NCCL: a power of two, chosen by the rows that may calibrate."""
 
 
-def fit_collective(accelerator: Accelerator, in_network: bool) -> Fitted | None:
+def fit_collective(accelerator: Accelerator, in_network: bool, own: OwnRows | None = None) -> Fitted | None:
     """Protocols of all-reduce, all-gather and reduce-scatter on 2 to 8 ranks and the switch's all-reduce [s].
 
-    Constants are named `protocol.constant`. None without rows.
+    Constants are named `protocol.constant`. `own` are rows of another table. None without rows.
     """
-    rows = load_table("nccl_half", accelerator.id)
-    rows = rows[np.isin(rows["operation"], list(_RINGS)) & (rows["n_bytes"] >= _SMALLEST)]
+    rows, calibrate = (load_table("nccl_half", accelerator.id), None) if own is None else own
+    kept = np.isin(rows["operation"], list(_RINGS)) & (rows["n_bytes"] >= SMALLEST)
+    rows, calibrate = rows[kept], None if calibrate is None else calibrate[kept]
     if not len(rows):
         return None
     link = float(accelerator.link_byte_per_s)
@@ -77,14 +91,15 @@ def fit_collective(accelerator: Accelerator, in_network: bool) -> Fitted | None:
     if in_network:
         how += "; all_reduce on more than 2 ranks also by the switch"
     limits = {name: 1.0 for name in start if name.endswith("efficiency")}
-    found = fitted("nccl_half", how, rows, law, ring(0.0, 0.0, 1.0), start, limits)
+    found = fitted("nccl_half", how, rows, law, ring(0.0, 0.0, 1.0), start, limits, calibrate=calibrate)
     return replace(found, constants=found.constants | {"simple.latency_s": 0.0})
 
 
-def fit_all_to_all(accelerator: Accelerator) -> Fitted | None:
-    """Two protocols of the direct all-to-all on 2 to 8 ranks [s], `protocol.constant`; None without rows."""
-    rows = load_table("nccl_half", accelerator.id)
-    rows = rows[(rows["operation"] == "all_to_all") & (rows["n_bytes"] >= _SMALLEST)]
+def fit_all_to_all(accelerator: Accelerator, own: OwnRows | None = None) -> Fitted | None:
+    """Two protocols of the direct all-to-all on 2 to 8 ranks [s], `protocol.constant`; as `fit_collective`."""
+    rows, calibrate = (load_table("nccl_half", accelerator.id), None) if own is None else own
+    kept = (rows["operation"] == "all_to_all") & (rows["n_bytes"] >= SMALLEST)
+    rows, calibrate = rows[kept], None if calibrate is None else calibrate[kept]
     if not len(rows):
         return None
     link = float(accelerator.link_byte_per_s)
@@ -109,6 +124,7 @@ def fit_all_to_all(accelerator: Accelerator) -> Fitted | None:
             peers(0.0, 0.0, 1.0),
             start | {"simple.link_efficiency": 0.65},
             dict.fromkeys([*start, "simple.link_efficiency"], 1.0),
+            calibrate=calibrate,
         )
         for start in starts
     ]
@@ -119,7 +135,7 @@ def fit_all_to_all(accelerator: Accelerator) -> Fitted | None:
 def fit_custom_all_reduce(accelerator: Accelerator, engine: str, nccl: Fitted | None) -> Fitted | None:
     """A serving engine's all-reduce on 2 to 8 ranks over the protocols `nccl` [s]; None without rows."""
     rows = load_table("custom_all_reduce", accelerator.id)
-    rows = rows[(rows["engine"] == engine) & (rows["n_bytes"] >= _SMALLEST)]
+    rows = rows[(rows["engine"] == engine) & (rows["n_bytes"] >= SMALLEST)]
     if not len(rows) or nccl is None:
         return None
     n_bytes, ranks = rows["n_bytes"].astype(float), rows["ranks"].astype(float)

@@ -56,13 +56,15 @@ def fitted(
     measured: Floats | None = None,
     least: dict[str, float] | None = None,
     scored: NDArray[np.bool_] | None = None,
+    calibrate: NDArray[np.bool_] | None = None,
 ) -> Fitted:
     """Least squares of ln(law / measured), soft beyond 10 %, over the logarithms of the constants.
 
-    Errors are those of the `scored` rows, all when left out; `least` are lower limits of constants.
+    Errors are those of the `scored` rows, all when left out; `least` are lower limits of constants; `calibrate` says
+    which rows are fitted where the table is not a shipped one.
     """
     seconds = rows["latency_us"] * 1e-6 if measured is None else measured
-    fit = is_calibrate(table, rows)
+    fit = is_calibrate(table, rows) if calibrate is None else calibrate
     upper = np.log([limits.get(name, np.inf) for name in start])
     floors = {"exponent": 1.0} | (least or {})
     lower = np.array([np.log(floors[name]) if name in floors else -np.inf for name in start])

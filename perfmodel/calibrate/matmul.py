@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from perfmodel.predict.matmul import TiledMatmul, matmul_format
 from perfmodel.specs.accelerator import Accelerator
 from perfmodel.specs.efficiency import MatmulConstants
 
-__all__ = ["LIBRARIES", "Library", "choices", "error_of", "fit_matmul", "fit_untiled", "sizes"]
+__all__ = ["LIBRARIES", "Library", "choices", "error_of", "fit_matmul", "fit_products", "fit_untiled", "sizes"]
 
 Floats = NDArray[np.float64]
 Tiles = tuple[tuple[int, int], ...]
@@ -126,12 +126,20 @@ def fit_matmul(accelerator: Accelerator, dtype: str) -> Fitted | None:
     library = LIBRARIES.get(accelerator.id, {}).get(dtype)
     if library is None:
         return None
-    rows, m, n, k, seconds = sizes(library.table, accelerator.id)
-    calibrate = is_calibrate(library.table, rows)
+    rows, *columns = sizes(library.table, accelerator.id)
+    return fit_products(accelerator, dtype, library, columns, is_calibrate(library.table, rows))
+
+
+def fit_products(
+    accelerator: Accelerator, dtype: str, library: Library, columns: Sequence[Floats], calibrate: NDArray[np.bool_]
+) -> Fitted:
+    """The tiled law on the rows `columns` (m, n, k and measured seconds) of a library's table [s]."""
+    m, n, k, seconds = columns
     names = list(_free(library))
     ends = [_fit(accelerator, dtype, library, names, start, (m, n, k, seconds), calibrate) for start in _STARTS]
     cost, constants = min(ends, key=lambda end: end[0])
-    error = np.abs(error_of(accelerator, dtype, library.table, _block(library, constants)))
+    law = TiledMatmul(accelerator, dtype, _block(library, constants))
+    error = np.abs(np.log(law.cost(m, n, k, 1.0, 0.0).seconds / seconds))
     form = matmul_format(dtype)
     n_bytes = mixed_matmul_bytes(m, n, k, 1.0, form.left_bytes, form.right_bytes, form.result_bytes)
     peaks = float(accelerator.peak(form.peak)), float(accelerator.hbm_byte_per_s)

@@ -26,7 +26,7 @@ from perfmodel.specs.accelerator import Accelerator, load_accelerator
 from perfmodel.specs.cluster import load_cluster
 from perfmodel.specs.efficiency import MatmulConstants
 
-__all__ = ["RECIPES", "calibrated", "fits", "path_of", "render"]
+__all__ = ["RECIPES", "calibrated", "fits", "path_of", "protocol_blocks", "provenance", "render"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,27 +109,27 @@ def calibrated(accelerator_id: str, found: dict[str, Fitted]) -> dict[str, Any]:
     for key, fit in found.items():
         group, _, name = key.partition(".")
         if group == "attention":
-            block = fit.constants | {"backward_efficiency_ratio": _BACKWARD_RATIO, "fit": _provenance(fit)}
+            block = fit.constants | {"backward_efficiency_ratio": _BACKWARD_RATIO, "fit": provenance(fit)}
             libraries = (name,) if name else RECIPES[accelerator_id].attention
             document.setdefault(group, {}).update({library: block for library in libraries})
         elif group == "matmul":
-            block = choices(accelerator_id, name) | fit.constants | {"fit": _provenance(fit)}
+            block = choices(accelerator_id, name) | fit.constants | {"fit": provenance(fit)}
             document.setdefault(group, {})[name] = block
         elif group in ("collective", "all_to_all"):
-            document |= _protocols(group, fit)
+            document |= protocol_blocks(group, fit.constants, provenance(fit))
         elif key == "decode.vllm" and "decode.tensorrt-llm" not in found:
-            block = fit.constants | {"fit": _provenance(fit)}
+            block = fit.constants | {"fit": provenance(fit)}
             document.setdefault(group, {}).update({"vllm": block, "tensorrt-llm": _lent(block, "vllm")})
         elif name:
-            document.setdefault(group, {})[name] = fit.constants | {"fit": _provenance(fit)}
+            document.setdefault(group, {})[name] = fit.constants | {"fit": provenance(fit)}
         else:
-            document[group] = fit.constants | {"fit": _provenance(fit)}
+            document[group] = fit.constants | {"fit": provenance(fit)}
     return document
 
 
-def render(document: dict[str, Any]) -> str:
-    """The TOML text of an efficiency file, the same for the same content."""
-    parts = [_HEAD + "\n".join(f"{key} = {_value(value)}" for key, value in document.items() if key not in _ORDER)]
+def render(document: dict[str, Any], head: str = _HEAD) -> str:
+    """The TOML text of an efficiency file, the same for the same content; `head` is its comment."""
+    parts = [head + "\n".join(f"{key} = {_value(value)}" for key, value in document.items() if key not in _ORDER)]
     for section in (name for name in _ORDER if name in document):
         if section in (*_GROUPS, "sources"):
             parts += [_table(f"{section}.{name}", block) for name, block in document[section].items()]
@@ -138,17 +138,19 @@ def render(document: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _protocols(group: str, fit: Fitted) -> dict[str, Any]:
+def protocol_blocks(group: str, constants: dict[str, float], fit: dict[str, Any]) -> dict[str, Any]:
+    """Constants named `protocol.constant` as the blocks of a file, the switch's apart; each says where it is from."""
     blocks: dict[str, dict[str, Any]] = {}
-    for constant in sorted(fit.constants):
+    for constant in sorted(constants):
         protocol, _, word = constant.partition(".")
-        blocks.setdefault(protocol, {})[word] = fit.constants[constant]
-    blocks = {protocol: block | {"fit": _provenance(fit)} for protocol, block in blocks.items()}
+        blocks.setdefault(protocol, {})[word] = constants[constant]
+    blocks = {protocol: block | {"fit": fit} for protocol, block in blocks.items()}
     switch = blocks.pop("in_network", None)
     return {group: blocks} | ({} if switch is None else {"in_network": switch})
 
 
-def _provenance(fit: Fitted) -> dict[str, Any]:
+def provenance(fit: Fitted) -> dict[str, Any]:
+    """The `fit` entry of a block."""
     return {
         "source": _SOURCES.get(fit.table, "aiconfigurator"),
         "table": f"{fit.table}.csv",

@@ -101,7 +101,8 @@ def tiled_attention_compute_time(
                  \phi  flop_per_mac [flop] one multiply and one add;  returns [s]
     Assumptions  work is either all the tiles over all the cores or the chain of the longest block, l tiles long
     Valid for    batch >= 0; 1 <= seq_len <= 16384; past_len >= 0; window >= 1; n_heads >= 1; key_width >= 1;
-                 value_width >= 1; n_cores >= 1; 0 <= peak_efficiency <= 1; block_tiles >= 0; 0 <= lone_share <= 1; 1 <= exponent <= 16
+                 value_width >= 1; n_cores >= 1; 0 <= peak_efficiency <= 1; block_tiles >= 0; 0 <= lone_share <= 1;
+                 1 <= exponent <= 16
     Monotone     batch +; seq_len +; past_len +; window +; n_heads +; flop_per_s -; peak_efficiency -; block_tiles +
     Source       Dao 2023, "FlashAttention-2", arXiv:2307.08691, section 3.2 (row blocks over cores); Graham 1969,
                  "Bounds on multiprocessing timing anomalies", doi:10.1137/0117039 (total work and longest chain)

@@ -19,8 +19,8 @@ def ledger() -> list[dict[str, Any]]:
 
 
 def _entry(id: str, facts: dict[str, Any]) -> dict[str, Any]:
-    entry = {"id": id, "status": "checked", "value": None, "unit": None, "model_value": None, "error": None}
-    entry |= {"formula": None, "inputs": {}} | facts
+    entry: dict[str, Any] = {"id": id, "status": "checked", "value": None, "unit": None, "model_value": None}
+    entry |= {"error": None, "formula": None, "inputs": {}} | facts
     if entry["formula"] is not None:
         inputs = {name: float(value) for name, value in entry["inputs"].items()}
         entry["model_value"] = float(get_formula(entry["formula"]).function(**inputs))
