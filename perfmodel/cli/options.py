@@ -13,6 +13,7 @@ from typing import Any
 from perfmodel.errors import OutOfRangeError, PlanError, unknown_name
 
 __all__ = [
+    "CALIBRATE",
     "ESTIMATE_ATTENTION",
     "ESTIMATE_COLLECTIVE",
     "ESTIMATE_GEMM",
@@ -136,6 +137,12 @@ ESTIMATE_COLLECTIVE = (
     Option("ranks_per_node", "whole", "ranks of the group in one node (default: as many as fit)", low=1),
     Option("algorithm", "text", "of all_reduce", choices=("auto", "ring", "tree", "in_network"), default="auto"),
     Option("library", "text", "serving engine that brings its own all_reduce: vllm, sglang, tensorrt-llm"),
+)
+CALIBRATE = (
+    Option(
+        "accelerator", "spec", "accelerator id or file (default: what column system names)", complete="accelerators"
+    ),
+    Option("dtype", "text", "rows of this format: bf16, fp8, fp8-block, nvfp4, ... (default: the only one, or bf16)"),
 )
 OPTIONS = {option.name: option for option in (*_SCENARIO, *_SEARCH, *LAYOUT)}
 

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from perfmodel._version import __version__
 from perfmodel.cli.options import (
+    CALIBRATE,
     ESTIMATE_ATTENTION,
     ESTIMATE_COLLECTIVE,
     ESTIMATE_GEMM,
@@ -88,6 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("list", "what is on the shelf", _list),
         ("show", "one thing from the shelf, with the source of every number", _show),
         ("validate", "compare with published numbers", _validate),
+        ("calibrate", "kernel constants from a table you measured, or how good the shipped ones are", _calibrate),
         ("schema", "the JSON schema of a document or a file", _schema),
         ("bench", "how fast perfmodel itself is", _bench),
     ):
@@ -245,6 +247,21 @@ def _validate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--record", action="store_true", help="write the residuals and tolerances that this run gives")
     parser.add_argument("--because", metavar="TEXT", help="with --record: the physics why a tolerance rises")
     _output(parser)
+
+
+def _calibrate(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run="perfmodel.cli.calibrate:calibrate")
+    group = parser.add_argument_group("table")
+    group.add_argument(
+        "--from-table",
+        metavar="FILE",
+        help="CSV, plain or .gz: m, n, k or op_name, num_gpus, bytes; and latency_us, latency_ms or seconds",
+    )
+    for option in CALIBRATE:
+        _add(group, option)
+    output = parser.add_argument_group("output")
+    _json(output)
+    output.add_argument("-o", "--output", metavar="FILE", help="write the constants there as TOML, whole or not at all")
 
 
 def _schema(parser: argparse.ArgumentParser) -> None:

@@ -62,7 +62,8 @@ def graph_break_even_kernels(launch_s, graph_launch_s, node_share):
     Symbols      t_l  launch_s [s] host time of one eager launch;  t_g  graph_launch_s [s] launch of the graph;
                  r  node_share [1] cost of a node of the graph over that of an eager launch;  returns [1]
     Assumptions  those of `eager_dispatch_time` and `graph_replay_time`
-    Valid for    launch_s >= 0; graph_launch_s >= 0; 0 <= node_share <= 0.99; fails when a node costs as much as a launch
+    Valid for    launch_s >= 0; graph_launch_s >= 0; 0 <= node_share <= 0.99;
+                 fails when a node costs as much as a launch
     Monotone     launch_s -; graph_launch_s +; node_share +
     Source       Derived: `eager_dispatch_time` equal to `graph_replay_time`; the two ways of launching are those of
                  Kwon et al. 2020, arXiv:2012.02732

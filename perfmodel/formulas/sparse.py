@@ -44,7 +44,18 @@ def tiled_csl_bytes(n, k, sparsity, item_bytes=4.0, tile_n=128.0, tile_k=64.0, i
 
 
 @formula
-def sparse_as_dense_time(m, n, k, sparsity, flop_per_s, byte_per_s, bytes_per_element=2.0):
+def sparse_as_dense_time(
+    m,
+    n,
+    k,
+    sparsity,
+    flop_per_s,
+    byte_per_s,
+    bytes_per_element=2.0,
+    item_bytes=4.0,
+    offset_bytes=4.0,
+    flop_per_mac=2.0,
+):
     r"""Time of a product whose weights are loaded sparse and multiplied dense (Flash-LLM).
 
     .. math:: T = \max\left(\frac{2 m n k}{P},\; \frac{B_{csl} + b (m k + m n)}{\beta}\right)
@@ -52,7 +63,8 @@ def sparse_as_dense_time(m, n, k, sparsity, flop_per_s, byte_per_s, bytes_per_el
     Symbols      m  m [1] rows (tokens);  n  n [1] columns of the result;  k  k [1] summed dimension;
                  s  sparsity [1] share of zeros among the weights;  P  flop_per_s [flop/s] rate;
                  \beta  byte_per_s [B/s] memory bandwidth;  b  bytes_per_element [B] element of activations and result;
-                 returns [s]
+                 b_i  item_bytes [B] kept weight with its place;  b_o  offset_bytes [B] start of a tile;
+                 \phi  flop_per_mac [flop] one multiply and one add;  returns [s]
     Assumptions  perfect overlap; every multiplication by zero is done; unpacking in the cores is hidden
     Valid for    m >= 1; n >= 1; k >= 1; 0 <= sparsity <= 1
     Monotone     m +; n +; k +; sparsity -; flop_per_s -; byte_per_s -
@@ -60,8 +72,9 @@ def sparse_as_dense_time(m, n, k, sparsity, flop_per_s, byte_per_s, bytes_per_el
                  Inference with Unstructured Sparsity", arXiv:2309.10285 (load as sparse, compute as dense)
     """
     activation_bytes = bytes_per_element * (m * k + m * n)
-    n_bytes = tiled_csl_bytes(n, k, sparsity) + activation_bytes
-    return roofline_time(matmul_flops(m, n, k), n_bytes, flop_per_s, byte_per_s)
+    weight_bytes = tiled_csl_bytes(n, k, sparsity, item_bytes, offset_bytes=offset_bytes)
+    flops = matmul_flops(m, n, k, flop_per_mac=flop_per_mac)
+    return roofline_time(flops, weight_bytes + activation_bytes, flop_per_s, byte_per_s)
 
 
 @formula
@@ -137,7 +150,8 @@ def compute_bound_rows(flop_per_s, byte_per_s, bytes_per_weight, flop_per_mac=2.
     .. math:: m^* = \frac{P\,b}{2 \beta}
 
     Symbols      P  flop_per_s [flop/s] rate;  \beta  byte_per_s [B/s] memory bandwidth;
-                 b  bytes_per_weight [B] stored weight;  \phi  flop_per_mac [flop] one multiply and one add;  returns [1]
+                 b  bytes_per_weight [B] stored weight;  \phi  flop_per_mac [flop] one multiply and one add;
+                 returns [1]
     Assumptions  activations and result stay in cache: few rows, large weights
     Valid for    flop_per_s >= 0; byte_per_s >= 0; bytes_per_weight >= 0
     Monotone     flop_per_s +; byte_per_s -; bytes_per_weight +
@@ -240,7 +254,17 @@ def grouped_matmul_bytes(rows, touched, n, k, left_bytes=2.0, right_bytes=2.0, r
 
 @formula
 def grouped_matmul_time(
-    rows, groups, n, k, tile_rows, flop_per_s, byte_per_s, left_bytes=2.0, right_bytes=2.0, result_bytes=2.0
+    rows,
+    groups,
+    n,
+    k,
+    tile_rows,
+    flop_per_s,
+    byte_per_s,
+    left_bytes=2.0,
+    right_bytes=2.0,
+    result_bytes=2.0,
+    flop_per_mac=2.0,
 ):
     r"""Roofline time of a grouped product with equal groups: padded rows are computed, real rows are moved.
 
@@ -249,7 +273,8 @@ def grouped_matmul_time(
     Symbols      r  rows [1] rows of all groups;  g  groups [1] groups, none empty;  n  n [1] columns of the result;
                  k  k [1] summed dimension;  t  tile_rows [1] rows of a tile;  P  flop_per_s [flop/s] rate;
                  \beta  byte_per_s [B/s] memory bandwidth;  b_a  left_bytes [B] element of the activations;
-                 b_b  right_bytes [B] element of the weights;  b_c  result_bytes [B] element of the result;  returns [s]
+                 b_b  right_bytes [B] element of the weights;  b_c  result_bytes [B] element of the result;
+                 \phi  flop_per_mac [flop] one multiply and one add;  returns [s]
     Assumptions  R of `padded_group_rows`, B of `grouped_matmul_bytes`; perfect overlap; one launch for all groups
     Valid for    rows >= 1; groups >= 1; n >= 1; k >= 1; tile_rows >= 1
     Monotone     rows +; n +; k +; flop_per_s -; byte_per_s -
@@ -257,6 +282,5 @@ def grouped_matmul_time(
                  2009, doi:10.1145/1498765.1498785
     """
     n_bytes = grouped_matmul_bytes(rows, groups, n, k, left_bytes, right_bytes, result_bytes)
-    return roofline_time(
-        matmul_flops(padded_group_rows(rows, groups, tile_rows), n, k), n_bytes, flop_per_s, byte_per_s
-    )
+    flops = matmul_flops(padded_group_rows(rows, groups, tile_rows), n, k, flop_per_mac=flop_per_mac)
+    return roofline_time(flops, n_bytes, flop_per_s, byte_per_s)
