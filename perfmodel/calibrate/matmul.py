@@ -93,6 +93,8 @@ _CONSTANTS = {
     "tile_s": _Constant(0.1, 0.0, 20.0, False, 3, 1e-6),
     "split_s": _Constant(2.0, 0.0, 100.0, False, 2, 1e-6),
     "quantise_bytes": _Constant(4.0, 0.5, 30.0),
+    "sustained_slowdown": _Constant(0.1, 0.0, 0.6, False, 3),
+    "settle_s": _Constant(5e-3, 3e-4, 1e-1),
 }
 # The pipeline's start and the tail of a tile are alike: the fit begins once with either and keeps the better end.
 _STARTS: tuple[dict[str, float], ...] = ({}, {"tile_s": 3.0, "epilogue_share": 0.01})

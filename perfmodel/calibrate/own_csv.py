@@ -58,8 +58,8 @@ def read_own_table(path: str | Path) -> OwnTable:
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise PlanError(f"{name}:{line}: not UTF-8 text") from None
+        at = raw.count(b"\n", 0, error.start) + 1
+        raise PlanError(f"{name}:{at}: not UTF-8 text") from None
     lines = [(at, line) for at, line in enumerate(io.StringIO(text), 1) if line.strip()]
     lines = [(at, line) for at, line in lines if not line.startswith(_COMMENT)]
     if not lines:

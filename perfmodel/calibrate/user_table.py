@@ -135,7 +135,9 @@ def fragment_of(calibration: UserCalibration) -> tuple[str, tuple[str, ...]]:
             document[group] = {block: fit.choices | fit.found.constants | {"fit": origin}}
         else:
             document |= protocol_blocks(group, fit.found.constants, origin)
-    document["sources"] = {_SOURCE: {"title": f"own table {name}, sha256 {digest}", "url": f"file:{name}"}}
+    # A source needs an address; a table of one's own has none, and .invalid says so (RFC 2606).
+    address = f"https://own-table.invalid/{digest}"
+    document["sources"] = {_SOURCE: {"title": f"own table {name}, unpublished; sha256 {digest}", "url": address}}
     return render(document, _HEAD), load_efficiency(document).inherited
 
 

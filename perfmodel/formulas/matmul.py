@@ -7,6 +7,7 @@ __all__ = [
     "matmul_bytes",
     "matmul_flops",
     "mixed_matmul_bytes",
+    "sustained_time",
     "tile_count",
     "tile_edge_time",
     "tile_loop_time",
@@ -187,3 +188,22 @@ def tiled_matmul_time(compute_s, memory_s, exponent, launch_s, quantise_s=0.0):
     Checked      aiconfigurator-core 0.12.0, GEMM tables of A100, H100 and B200: tests/test_matmul.py
     """
     return launch_s + quantise_s + (compute_s**exponent + memory_s**exponent) ** (1 / exponent)
+
+
+@formula
+def sustained_time(burst_s, sustained_slowdown, settle_s):
+    r"""Time of work that the power limit slows down once it lasts: clocks settle below those of a short burst.
+
+    .. math:: T = T_b \left(1 + \sigma \frac{T_b}{T_b + \tau}\right)
+
+    Symbols      T_b  burst_s [s] time at the clocks of a short burst;
+                 \sigma  sustained_slowdown [1] how much slower the clocks settle at full load;
+                 \tau  settle_s [s] time after which half of that is felt;  returns [s]
+    Assumptions  the device rests between measured kernels, so a short one runs at burst clocks
+    Valid for    burst_s >= 0; 0 <= sustained_slowdown <= 1; settle_s >= 0
+    Monotone     burst_s +; sustained_slowdown +; settle_s -
+    Source       derived: saturation of the slowdown with the length of a kernel, as the tables show on every part;
+                 constants in hardware_specs/efficiency
+    Checked      aiconfigurator-core 0.12.0, GEMM tables of A100, H100 and B200: tests/test_matmul.py
+    """
+    return burst_s * (1 + sustained_slowdown * burst_s / (burst_s + settle_s))

@@ -12,6 +12,7 @@ from perfmodel.errors import PlanError, unknown_name
 from perfmodel.formulas.matmul import (
     matmul_flops,
     mixed_matmul_bytes,
+    sustained_time,
     tile_count,
     tile_edge_time,
     tile_loop_time,
@@ -85,10 +86,12 @@ class TiledMatmul:
         compute_s, memory_s = flops / self.flop_per_s, n_bytes / self.byte_per_s
         tiled_s = _in_blocks(self.fastest_tiling_s, m, n, k, count)
         floor_s = constants.launch_s + quantise_s
+        burst_s = tiled_matmul_time(tiled_s, memory_s, constants.exponent, constants.launch_s, quantise_s)
+        serial_s = floor_s + serial_roofline_time(tiled_s, memory_s, 1.0, 1.0)
         return Cost(
-            tiled_matmul_time(tiled_s, memory_s, constants.exponent, constants.launch_s, quantise_s),
+            sustained_time(burst_s, constants.sustained_slowdown, constants.settle_s),
             roofline_time(flops, n_bytes, self.flop_per_s, self.byte_per_s),
-            floor_s + serial_roofline_time(tiled_s, memory_s, 1.0, 1.0),
+            sustained_time(serial_s, constants.sustained_slowdown, constants.settle_s),
             compute_s,
             memory_s + quantise_s,
         )

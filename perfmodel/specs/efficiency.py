@@ -74,7 +74,8 @@ class MatmulConstants(_Block):
     part of the memory bandwidth; `wave_quantisation` [1] is 1 where all cores wait for the last round;
     `epilogue_share` [1] of a tile's result is written while nothing else runs. Seconds: `launch_s` of the kernel,
     `tile_s` to fill the pipeline of a tile, `split_s` to launch the sum of the parts. `quantise_bytes` [B] cross
-    memory for each activation that a kernel before the product quantises.
+    memory for each activation that a kernel before the product quantises. At full load the clocks settle
+    `sustained_slowdown` [1] below a burst's, half of it after `settle_s` [s].
     """
 
     tiles: Annotated[tuple[_Tile, ...], Field(strict=False)] = ()
@@ -90,6 +91,8 @@ class MatmulConstants(_Block):
     tile_s: _Seconds = 0.0
     split_s: _Seconds = 0.0
     quantise_bytes: Annotated[float, Field(ge=0, le=100)] = 0.0
+    sustained_slowdown: Annotated[float, Field(ge=0, le=1)] = 0.0
+    settle_s: Annotated[float, Field(gt=0, le=1)] = 1e-3
 
 
 class TileConstants(_Block):
