@@ -172,17 +172,26 @@ def _formulas() -> Iterable[Entry]:
 
 def _published() -> Iterable[Entry]:
     from perfmodel.validation import load_sources
+    from perfmodel.validation.kernel_tables import load_roles, load_table
 
     for id, source in load_sources().items():
         facts = {key: getattr(source, key) for key in ("quantity", "role", "title", "url")}
         yield {"id": id, "rows": len(source.rows)} | facts
-    groups: dict[str, int] = {}
+    for name, role in load_roles().items():
+        facts = {
+            "quantity": "kernel time",
+            "role": "by whole groups",
+            "title": f"held out by {', '.join(role['group'])}",
+            "url": "",
+        }
+        yield {"id": f"kernels-{name.replace('_', '-')}", "rows": len(load_table(name))} | facts
+    groups: dict[str, Entry] = {}
     for check in _checks():
-        groups[check["source"]] = groups.get(check["source"], 0) + 1
-    for source_text, rows in groups.items():
-        id = "formula-" + "-".join(re.findall(r"[a-z0-9]+", source_text.lower().replace("et al", ""))[:3])
-        facts = {"quantity": "formula", "role": "validate", "title": source_text, "url": ""}
-        yield {"id": id, "rows": rows} | facts
+        words = re.findall(r"[a-z0-9]+", check["source"].lower().replace("et al", ""))
+        facts = {"quantity": "formula", "role": "validate", "title": check["source"], "url": ""}
+        entry = groups.setdefault("-".join(["formula", *words[:3]]), {"rows": 0} | facts)
+        entry["rows"] += 1
+    yield from ({"id": id} | entry for id, entry in groups.items())
 
 
 def _systems() -> Iterable[Entry]:
