@@ -18,14 +18,16 @@ from perfmodel.specs.software import Software
 
 __all__ = ["Layer", "hidden_exchange", "layer", "matmul_backward"]
 
-# Forward and backward traffic [B] per element: norm (x in, y out; dy and x in, dx out), residual addition with dropout
-# (branch and residual in, sum and 1-byte mask out; dy and mask in, dx out) and without, the addition of two gradients
-# where a residual forks, softmax and dropout of the scores, and copies that change the layout.
-_NORM = (4.0, 6.0)
+# Forward and backward traffic [B] per element: norm (x in, y out; dy and x in, dx out; where the gradients of its own
+# parameters are a kernel of their own, dy and x in once more), residual addition with dropout (branch and residual in,
+# sum and 1-byte mask out; dy and mask in, dx out) and without, the addition of two gradients where a residual forks,
+# softmax of the scores behind a causal mask (half in, all out; half of dy and y in, all out) and their dropout, and
+# copies that change the layout.
+_NORM = {"fused": (4.0, 6.0), "split": (4.0, 10.0)}
 _ADD_WITH_DROPOUT = (7.0, 5.0)
 _ADD = (6.0, 0.0)
 _FORK = (0.0, 6.0)
-_SOFTMAX = (4.0, 6.0)
+_CAUSAL_SOFTMAX = (3.0, 4.0)
 _SCORE_DROPOUT = (5.0, 5.0)
 _COPY = (4.0, 4.0)
 _ROPE = (4.0, 4.0)
@@ -136,7 +138,7 @@ def _attention_core(
     both = kernels.matmul(seq_len, seq_len, model.d_head, count) + kernels.matmul(seq_len, model.d_head, seq_len, count)
     phases = []
     for phase, products in enumerate((both, both * 2.0)):
-        passes = (_SOFTMAX, _SCORE_DROPOUT) if model.dropout else (_SOFTMAX,)
+        passes = (_CAUSAL_SOFTMAX, _SCORE_DROPOUT) if model.dropout else (_CAUSAL_SOFTMAX,)
         traffic = sum(kind[phase] for kind in passes) * scores
         phases.append(products + kernels.elementwise(traffic, software.elementwise_library, len(passes)))
     return phases[0], phases[1]
@@ -147,7 +149,7 @@ def _elementwise_traffic(
 ) -> tuple[Number, float]:
     hidden = tokens * model.d_model / sequence_shards
     adds = _ADD_WITH_DROPOUT if model.dropout else _ADD
-    per_hidden = model.norms_per_layer * _NORM[phase] + 2 * adds[phase] + 2 * _FORK[phase]
+    per_hidden = model.norms_per_layer * _NORM[software.norm_backward][phase] + 2 * adds[phase] + 2 * _FORK[phase]
     activation = _SWIGLU if model.gated_mlp else _GELU
     n_bytes = per_hidden * hidden + activation[phase] * tokens * model.d_ff / tp
     if model.rope:

@@ -55,17 +55,17 @@ def reference_step_time_s(
 
     # One layer. Four products, (n, k) on one rank:
     shapes = [(3 * h / tp, h), (h, h / tp), (model.d_ff / tp, h), (h, model.d_ff / tp)]
-    # Attention materialises the scores: two batched products, softmax (4 B a score), dropout (5 B); twice the
-    # products and 11 B a score backward.
+    # Attention materialises the scores: two batched products, causal softmax (3 B a score), dropout (5 B);
+    # twice the products and 9 B a score backward.
     batched = product(seq_len, seq_len, d_head, micro_batch * heads) + product(
         seq_len, d_head, seq_len, micro_batch * heads
     )
-    # Element-wise: two norms (4 B, 6 B), two residual additions with dropout (7 B, 5 B), two forks backward (6 B) on
+    # Element-wise: two norms (4 B, 10 B), two residual additions with dropout (7 B, 5 B), two forks backward (6 B) on
     # the hidden state; GELU (4 B, 6 B) on the MLP; one change of layout of the context (4 B).
-    forward = sum(product(tokens, n, k) for n, k in shapes) + batched + traffic(9 * scores, 2)
+    forward = sum(product(tokens, n, k) for n, k in shapes) + batched + traffic(8 * scores, 2)
     forward += traffic(22 * hidden + 4 * tokens * model.d_ff / tp + 4 * hidden / tp, 6)
-    backward = sum(linear_backward(n, k) for n, k in shapes) + 2 * batched + traffic(11 * scores, 2)
-    backward += traffic(34 * hidden + 6 * tokens * model.d_ff / tp + 4 * hidden / tp, 6)
+    backward = sum(linear_backward(n, k) for n, k in shapes) + 2 * batched + traffic(9 * scores, 2)
+    backward += traffic(42 * hidden + 6 * tokens * model.d_ff / tp + 4 * hidden / tp, 6)
     exchange = 2 * all_reduce(2 * hidden, tp)
     layer_device = 2 * forward + backward  # forward, recomputed forward, backward
     layer_s = layer_device + 3 * exchange

@@ -40,6 +40,7 @@ class Software(SourcedSpec):
     attention: Literal["unfused", "flash"]
     attention_library: str
     elementwise_library: str
+    norm_backward: Literal["split", "fused"]
     wgrad_accumulation: Literal["separate", "fused"]
     main_gradient_bytes: dict[str, float]
     overlap_tensor: Literal["none", "backward", "all"]
