@@ -190,10 +190,6 @@ def _assert_equal(block: dict[str, Any], shipped: dict[str, Any]) -> None:
 # Bounds on the held-out median of |ln(law / measured)|, and why the law can do no better.
 BOUNDS = {
     "matmul.bf16": (0.06, "a library's choice of tile is a heuristic, the law takes the fastest"),
-    "matmul.bf16-untiled": (
-        0.08,
-        "tile and wave quantisation is inside the constants: 4 to 7 % is what the law reaches",
-    ),
     "matmul.fp8": (0.045, "as bf16; the quantisation of the activations is a term of its own"),
     "matmul.fp8-block": (0.045, "as fp8"),
     "matmul.nvfp4": (0.035, "as fp8; one pair of tiles leaves the library little to choose"),

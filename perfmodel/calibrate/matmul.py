@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
-from perfmodel.calibrate.kernels import Fitted, Score, fitted
+from perfmodel.calibrate.kernels import Fitted, Score
 from perfmodel.calibrate.tables import is_calibrate, load_table
 from perfmodel.formulas.matmul import matmul_flops, mixed_matmul_bytes
-from perfmodel.formulas.roofline import roofline_time, smooth_roofline_time
+from perfmodel.formulas.roofline import roofline_time
 from perfmodel.predict.matmul import TiledMatmul, matmul_format
 from perfmodel.specs.accelerator import Accelerator
 from perfmodel.specs.efficiency import MatmulConstants
 
-__all__ = ["LIBRARIES", "Library", "choices", "error_of", "fit_matmul", "fit_products", "fit_untiled", "sizes"]
+__all__ = ["LIBRARIES", "Library", "choices", "error_of", "fit_matmul", "fit_products", "sizes"]
 
 Floats = NDArray[np.float64]
 Tiles = tuple[tuple[int, int], ...]
@@ -156,28 +156,6 @@ def fit_products(
         _score(error[~calibrate]),
         _score(roofline[~calibrate]),
         cost,
-    )
-
-
-def fit_untiled(accelerator: Accelerator, dtype: str) -> Fitted | None:
-    """The smooth roofline on n, k >= 1024 of the same table [s]; None where no library is known."""
-    library = LIBRARIES.get(accelerator.id, {}).get(dtype)
-    if library is None:
-        return None
-    name = library.table
-    rows = load_table(name, accelerator.id)
-    rows = rows[(rows["n"] >= 1024) & (rows["k"] >= 1024)]
-    m, n, k = (rows[column].astype(float) for column in ("m", "n", "k"))
-    flops, n_bytes = matmul_flops(m, n, k), mixed_matmul_bytes(m, n, k)
-    peaks = float(accelerator.peak(dtype)), float(accelerator.hbm_byte_per_s)
-    return fitted(
-        name,
-        "smooth_roofline_time; n, k >= 1024, all m",
-        rows,
-        lambda c: smooth_roofline_time(flops, n_bytes, *peaks, *c),
-        roofline_time(flops, n_bytes, *peaks),
-        {"compute_efficiency": 0.8, "memory_efficiency": 0.8, "exponent": 2.0, "launch_s": 5e-6},
-        {"compute_efficiency": 1.0, "memory_efficiency": 1.0, "exponent": 16.0},
     )
 
 

@@ -19,7 +19,7 @@ from perfmodel.calibrate.collectives import (
 )
 from perfmodel.calibrate.kernels import Fitted
 from perfmodel.calibrate.layer_ops import fit_framework, fit_row_kernels
-from perfmodel.calibrate.matmul import LIBRARIES, choices, fit_matmul, fit_untiled
+from perfmodel.calibrate.matmul import LIBRARIES, choices, fit_matmul
 from perfmodel.errors import PlanError, unknown_name
 from perfmodel.specs import registry
 from perfmodel.specs.accelerator import Accelerator, load_accelerator
@@ -75,7 +75,6 @@ def fits(accelerator_id: str) -> Iterator[tuple[str, Fitted]]:
     accelerator = load_accelerator(accelerator_id)
     found = {
         **{f"matmul.{dtype}": fit_matmul(accelerator, dtype) for dtype in LIBRARIES.get(accelerator_id, {})},
-        "matmul.bf16-untiled": fit_untiled(accelerator, "bf16"),
         **fit_attention_kernels(accelerator),
         **fit_row_kernels(accelerator),
         **_collectives(accelerator),

@@ -9,7 +9,10 @@ from perfmodel.predict.matmul import TiledMatmul, matmul_format
 from perfmodel.specs.accelerator import Accelerator
 from perfmodel.specs.efficiency import Efficiency
 
-__all__ = ["BYTES_PER_ELEMENT", "Kernels"]
+__all__ = ["BYTES_PER_ELEMENT", "STEADY_LOAD_S", "Kernels"]
+
+STEADY_LOAD_S = 0.04
+"""How far the 16-bit tables of all accelerators see clocks settle: each holds five kernels that take longer."""
 
 BYTES_PER_ELEMENT = {"fp32": 4.0, "tf32": 4.0, "fp16": 2.0, "bf16": 2.0, "fp8": 1.0}
 
@@ -17,17 +20,16 @@ BYTES_PER_ELEMENT = {"fp32": 4.0, "tf32": 4.0, "fp16": 2.0, "bf16": 2.0, "fp8": 
 class Kernels(AttentionKernels):
     """The kernels of one accelerator in one precision; sizes are floats or float64 arrays that broadcast.
 
-    `untiled` prices matrix products by the smooth roofline where it was fitted, as the training step does: the
-    constants of its element-wise kernels and overlaps were calibrated beside it.
+    `load_s` [s] is how long the device has been at full load: 0 for a kernel alone, `STEADY_LOAD_S` inside a step.
     """
 
-    def __init__(self, accelerator: Accelerator, efficiency: Efficiency, dtype: str, untiled: bool = False) -> None:
+    def __init__(self, accelerator: Accelerator, efficiency: Efficiency, dtype: str, load_s: float = 0.0) -> None:
         super().__init__(accelerator, efficiency)
         self.dtype = dtype
         form = matmul_format(dtype)
         self.bytes_per_element = BYTES_PER_ELEMENT.get(dtype, form.left_bytes)
         self.flop_per_s = float(accelerator.peak(form.peak))
-        self._matmul = TiledMatmul(accelerator, dtype, efficiency.matmul_constants(dtype, untiled))
+        self._matmul = TiledMatmul(accelerator, dtype, efficiency.matmul_constants(dtype), load_s)
 
     def matmul(self, m: Number, n: Number, k: Number, count: Number = 1.0, extra_bytes: Number = 0.0) -> Cost:
         """`count` products (m, k) x (k, n) in one launch, moving `extra_bytes` [B] beyond operands and result."""

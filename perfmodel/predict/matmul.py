@@ -67,10 +67,14 @@ def matmul_format(dtype: str) -> MatmulFormat:
 
 
 class TiledMatmul:
-    """Matrix products in one format with the constants of one library; sizes are floats or float64 arrays."""
+    """Matrix products in one format with the constants of one library; sizes are floats or float64 arrays.
 
-    def __init__(self, accelerator: Accelerator, dtype: str, constants: MatmulConstants) -> None:
+    `load_s` [s] is how long the device has been at full load when a product starts.
+    """
+
+    def __init__(self, accelerator: Accelerator, dtype: str, constants: MatmulConstants, load_s: float = 0.0) -> None:
         self.format = matmul_format(dtype)
+        self.load_s = load_s
         self.constants = constants
         self.n_cores = float(accelerator.n_cores)
         self.flop_per_s = constants.compute_efficiency * float(accelerator.peak(self.format.peak))
@@ -88,10 +92,11 @@ class TiledMatmul:
         floor_s = constants.launch_s + quantise_s
         burst_s = tiled_matmul_time(tiled_s, memory_s, constants.exponent, constants.launch_s, quantise_s)
         serial_s = floor_s + serial_roofline_time(tiled_s, memory_s, 1.0, 1.0)
+        settling = constants.sustained_slowdown, constants.settle_s, self.load_s
         return Cost(
-            sustained_time(burst_s, constants.sustained_slowdown, constants.settle_s),
+            sustained_time(burst_s, *settling),
             roofline_time(flops, n_bytes, self.flop_per_s, self.byte_per_s),
-            sustained_time(serial_s, constants.sustained_slowdown, constants.settle_s),
+            sustained_time(serial_s, *settling),
             compute_s,
             memory_s + quantise_s,
         )

@@ -10,7 +10,7 @@ from perfmodel.formulas.pipeline import p2p_message_bytes, pipeline_bubble_time
 from perfmodel.ops import less, maximum, minimum, where
 from perfmodel.predict.communication import Links
 from perfmodel.predict.cost import Cost, Node, Number, total
-from perfmodel.predict.kernels import Kernels
+from perfmodel.predict.kernels import STEADY_LOAD_S, Kernels
 from perfmodel.predict.layer import Layer, hidden_exchange, layer, matmul_backward
 from perfmodel.predict.memory import Memory, peak_memory
 from perfmodel.predict.stages import Stages, place_layers
@@ -75,12 +75,25 @@ class StepModel:
         *,
         dtype: str,
         optimizer: str = "adam-mixed",
+        load_s: float = STEADY_LOAD_S,
     ) -> None:
         self.model, self.cluster, self.software, self.efficiency = model, cluster, software, efficiency
         self.dtype, self.optimizer = dtype, optimizer
-        self.kernels = Kernels(cluster.accelerator, efficiency, dtype, untiled=True)
+        self.kernels = Kernels(cluster.accelerator, efficiency, dtype, load_s)
         self.links = Links(cluster, efficiency)
         self.relative_spread = float(efficiency.relative_spread)
+
+    def at_burst_clocks(self) -> StepModel:
+        """The same model for a layer that is timed alone, before clocks settle."""
+        return StepModel(
+            self.model,
+            self.cluster,
+            self.efficiency,
+            self.software,
+            dtype=self.dtype,
+            optimizer=self.optimizer,
+            load_s=0.0,
+        )
 
     def price(self, degrees: Degrees, global_batch: int, seq_len: int) -> Step:
         """Time, bounds and memory of one step; arrays in `degrees` give arrays."""
