@@ -57,7 +57,7 @@ def test_random_legal_layouts_are_never_better(cluster) -> None:
         except PlanError:
             continue
         tried += 1
-        step = task.steps.price(degrees_of(layout), 64, 2048)
+        step = task.steps.price(degrees_of(layout, task.model.n_layers), 64, 2048)
         if float(step.memory.total) <= plan.constraints[0].limit:
             assert float(step.seconds) >= plan.prediction.step_time_s * (1 - 1e-12), layout
 

@@ -39,7 +39,7 @@ def test_composable_step_equals_the_reference_page(
     layout = pm.ParallelLayout(
         tp=tp, pp=pp, dp=dp, micro_batch=micro_batch, zero_stage=0, sequence_parallel=False, recompute="full"
     )
-    step = task.steps.price(degrees_of(layout), batch, task.seq_len)
+    step = task.steps.price(degrees_of(layout, task.model.n_layers), batch, task.seq_len)
     efficiency = load_efficiency("a100-sxm-80gb")
     reference = reference_step_time_s(
         task.model, task.cluster, efficiency, task.software, layout, batch, task.seq_len, "fp16"
@@ -134,14 +134,14 @@ def test_arrays_equal_scalars() -> None:
         name: np.array([float(getattr(layout, name)) for layout in layouts])
         for name in ("tp", "pp", "dp", "vpp", "micro_batch")
     }
-    one = degrees_of(layouts[0])
+    one = degrees_of(layouts[0], task.model.n_layers)
     together = task.steps.price(
         type(one)(**columns, shards=columns["dp"], zero_stage=1, sequence_parallel=True, recompute="selective"),
         1536,
         2048,
     )
     for row, layout in enumerate(layouts):
-        alone = task.steps.price(degrees_of(layout), 1536, 2048)
+        alone = task.steps.price(degrees_of(layout, task.model.n_layers), 1536, 2048)
         assert together.seconds[row] == pytest.approx(float(alone.seconds), rel=1e-12, abs=0)
         assert together.memory.total[row] == pytest.approx(float(alone.memory.total), rel=1e-12, abs=0)
 

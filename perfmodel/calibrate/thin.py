@@ -15,6 +15,7 @@ import pandas as pd
 
 from perfmodel.calibrate.tables import FOLDER, load_table, validate_groups
 from perfmodel.calibrate.thin_attention import ATTENTION_GROUPS, ATTENTION_MAKERS
+from perfmodel.calibrate.thin_moe import MOE_GROUPS, MOE_MAKERS
 
 __all__ = ["GROUPS", "MAX_ROWS", "thin"]
 
@@ -45,6 +46,7 @@ GROUPS = {
     "custom_all_reduce": ["n_bytes"],
     "efa_all_reduce": ["size_mib"],
     **ATTENTION_GROUPS,
+    **MOE_GROUPS,
     "vidur_layer": ["d_model", "d_ff", "n_heads", "n_kv_heads"],
 }
 _NVIDIA = "aiconfigurator-core 0.12.0, NVIDIA, https://pypi.org/project/aiconfigurator-core/0.12.0/"
@@ -77,6 +79,7 @@ def thin(source: Path) -> None:
         "efa_all_reduce": _efa,
         **ATTENTION_MAKERS,
         "vidur_layer": _vidur_layer,
+        **MOE_MAKERS,
     }
     for name, make in makers.items():
         rows, origin, licence, rule = make(source)

@@ -17,6 +17,7 @@ from perfmodel.calibrate.collectives import (
     fit_custom_all_reduce,
     fit_network,
 )
+from perfmodel.calibrate.grouped import fit_grouped, grouped_choices
 from perfmodel.calibrate.kernels import Fitted
 from perfmodel.calibrate.layer_ops import fit_framework, fit_row_kernels
 from perfmodel.calibrate.matmul import LIBRARIES, choices, fit_matmul
@@ -54,6 +55,7 @@ _BACKWARD_RATIO = {
 }
 _GROUPS = (
     "matmul",
+    "grouped",
     "attention",
     "decode",
     "mla_decode",
@@ -75,6 +77,7 @@ def fits(accelerator_id: str) -> Iterator[tuple[str, Fitted]]:
     accelerator = load_accelerator(accelerator_id)
     found = {
         **{f"matmul.{dtype}": fit_matmul(accelerator, dtype) for dtype in LIBRARIES.get(accelerator_id, {})},
+        **dict(fit_grouped(accelerator)),
         **fit_attention_kernels(accelerator),
         **fit_row_kernels(accelerator),
         **_collectives(accelerator),
@@ -114,6 +117,8 @@ def calibrated(accelerator_id: str, found: dict[str, Fitted]) -> dict[str, Any]:
         elif group == "matmul":
             block = choices(accelerator_id, name) | fit.constants | {"fit": provenance(fit)}
             document.setdefault(group, {})[name] = block
+        elif group == "grouped":
+            document.setdefault(group, {})[name] = grouped_choices() | fit.constants | {"fit": provenance(fit)}
         elif group in ("collective", "all_to_all"):
             document |= protocol_blocks(group, fit.constants, provenance(fit))
         elif key == "decode.vllm" and "decode.tensorrt-llm" not in found:

@@ -7,6 +7,7 @@ __all__ = [
     "gpt_params_sc21",
     "hardware_flops_korthikanti2022",
     "kv_cache_bytes_per_token",
+    "lora_params",
     "model_flops_korthikanti2022",
     "palm_flops_per_token",
     "training_flops_6nd",
@@ -188,3 +189,19 @@ def training_time_sc21(n_tokens, n_params, accelerators, achieved_flop_per_s, fl
     Checked      SC21 section 5.1: 175B in 34 days, 1T in 84 days
     """
     return 4 * flop_per_mac * n_tokens * n_params / (accelerators * achieved_flop_per_s)
+
+
+@formula
+def lora_params(n, k, rank):
+    r"""Parameters of a low-rank adapter beside one matrix product.
+
+    .. math:: P = r (n + k)
+
+    Symbols      n  n [1] outputs of the product;  k  k [1] its inputs;  r  rank [1] width of the adapter;  returns [1]
+    Valid for    n >= 1; k >= 1; rank >= 1
+    Monotone     n +; k +; rank +
+    Source       Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", section 4.1, arXiv:2106.09685
+    Example      >>> lora_params(4096, 4096, 16)
+                 131072
+    """
+    return rank * (n + k)

@@ -32,7 +32,7 @@ def step_sensitivities(task: TrainingTask, layout: ParallelLayout) -> tuple[Sens
 def _seconds(task: TrainingTask, layout: ParallelLayout, cluster: Cluster) -> float:
     efficiency = load_efficiency(task.cluster.accelerator.id, task.cluster.accelerator.relative)
     steps = StepModel(task.model, cluster, efficiency, task.software, dtype=task.precision, optimizer=task.optimizer)
-    return float(steps.price(degrees_of(layout), task.global_batch, task.seq_len).seconds)
+    return float(steps.price(degrees_of(layout, task.model.n_layers), task.global_batch, task.seq_len).seconds)
 
 
 def _changes(cluster: Cluster, precision: str) -> Iterator[tuple[str, Change]]:

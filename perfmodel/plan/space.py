@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from perfmodel.predict.degrees import Degrees
 from perfmodel.predict.layout import RECOMPUTE, VOCABULARY_CHUNKS, ParallelLayout
-from perfmodel.predict.step import Degrees
 from perfmodel.specs.architecture import Architecture
 
 __all__ = ["Block", "Space", "training_space"]
@@ -89,7 +89,9 @@ def training_space(
 
 def _degrees(columns: list[Column], zero_stage: int, sequence_parallel: bool, recompute: str) -> Degrees:
     tp, pp, dp, vpp, micro_batch = columns
-    return Degrees(tp, pp, dp, vpp, micro_batch, dp, zero_stage, sequence_parallel, recompute)
+    return Degrees(
+        tp, pp, dp, vpp, micro_batch, dp, zero_stage=zero_stage, sequence_parallel=sequence_parallel, recompute=recompute
+    )
 
 
 def _drop(keep: NDArray[np.bool_], passes: NDArray[np.bool_], rule: str, removed: Counter[str]) -> NDArray[np.bool_]:

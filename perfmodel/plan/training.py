@@ -101,7 +101,7 @@ def plan_training(
         return _infeasible(task, request, certificate, priced, limit)
     best = fits[_rank(priced, fits, objective)[0]]
     layout = priced.layout(int(best))
-    prediction = describe(task, layout, task.steps.price(degrees_of(layout), task.global_batch, task.seq_len))
+    prediction = describe(task, layout, task.steps.price(degrees_of(layout, task.model.n_layers), task.global_batch, task.seq_len))
     total = prediction.memory_bytes.total
     return TrainingPlan(
         perfmodel_version=__version__,
@@ -183,7 +183,7 @@ def _alternatives(
     found = []
     for index in chosen:
         layout = priced.layout(int(index))
-        estimate = describe(task, layout, task.steps.price(degrees_of(layout), task.global_batch, task.seq_len))
+        estimate = describe(task, layout, task.steps.price(degrees_of(layout, task.model.n_layers), task.global_batch, task.seq_len))
         found.append(
             Alternative(
                 layout=layout.model_dump(mode="json"),

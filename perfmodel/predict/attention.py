@@ -81,14 +81,16 @@ class AttentionKernels:
         backward: bool = False,
         past_len: Number = 0.0,
         window: Number | None = None,
+        value_width: Number | None = None,
     ) -> Cost:
         """Fused causal attention of `seq_len` queries after `past_len` keys, forward or backward.
 
-        `window` [tokens] bounds what a query sees.
+        `window` [tokens] bounds what a query sees; `value_width` [1] of a head is `d_head` unless given.
         """
         constants = self.efficiency.attention_constants(library)
         pass_ = _backward(float(constants.backward_efficiency_ratio)) if backward else _FORWARD
-        return self._tiled(constants, batch, seq_len, past_len, window, n_heads, n_kv_heads, d_head, d_head, pass_)
+        values = d_head if value_width is None else value_width
+        return self._tiled(constants, batch, seq_len, past_len, window, n_heads, n_kv_heads, d_head, values, pass_)
 
     def mla_prefill(
         self, batch: Number, seq_len: Number, n_heads: Number, *, library: str, kv_dtype: str = "bf16",

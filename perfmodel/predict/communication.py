@@ -1,47 +1,48 @@
-"""What a message costs on one cluster: the fastest protocol inside a domain, rings or trees over rails across them."""
+"""What a message costs on one cluster: the fastest protocol inside a domain, rings or trees over rails across them.
+
+Inside a domain are the protocols of a switch or the axes of a torus (`predict/torus.py`). "auto" takes the fastest of
+what libraries run: ring, the switch's own sum, between domains the tree, on a torus all its axes. Recursive halving and
+doubling, a star and level after level can be asked for by name; no table measures them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 
 from perfmodel.errors import PlanError, unknown_name
 from perfmodel.formulas import collective_algorithms as algorithms
 from perfmodel.formulas import collectives as laws
-from perfmodel.ops import ceil_div, less, less_equal, maximum, minimum, where
+from perfmodel.ops import less, less_equal, minimum, where
 from perfmodel.predict.cost import Cost, Number
+from perfmodel.predict.scale_out import LAWS, SHAPES, ScaleOut, carrying_tiers, halving_doubling_time
+from perfmodel.predict.torus import TORUS_ALGORITHMS, Torus
 from perfmodel.specs.cluster import Cluster
-from perfmodel.specs.efficiency import Efficiency
+from perfmodel.specs.efficiency import Efficiency, ProtocolConstants
 
-__all__ = ["OPERATIONS", "Links"]
+__all__ = ["OPERATIONS", "UNMEASURED", "Links"]
 
-_LAWS: dict[str, Callable[..., Number]] = {
-    "all_reduce": laws.ring_all_reduce_time,
-    "all_gather": laws.ring_all_gather_time,
-    "reduce_scatter": laws.ring_reduce_scatter_time,
-    "all_to_all": laws.all_to_all_time,
-    "broadcast": algorithms.pipelined_broadcast_time,
-}
-OPERATIONS = (*_LAWS, "send_recv")
+OPERATIONS = (*LAWS, "send_recv")
+UNMEASURED = ("halving_doubling", "star", "hierarchical", "torus")
+"""Algorithms that no shipped table measures."""
+_ALL_REDUCE = ("auto", "ring", "tree", "in_network", "halving_doubling", "star", "hierarchical", "torus")
 
 
 class Links:
     """The collectives of a cluster. Groups are described by their size and the distance between neighbours.
 
     `ranks` members stand `stride` accelerators apart (tensor-parallel groups have stride 1, data-parallel groups `tp`,
-    pipeline neighbours `tp * dp`), so a group fills `ranks * stride` accelerators.
+    pipeline neighbours `tp * dp`), so a group fills `ranks * stride` accelerators. All groups of a kind communicate
+    at the same time.
     """
 
     def __init__(self, cluster: Cluster, efficiency: Efficiency) -> None:
-        self._tiers = [
-            (
-                float(tier.domain_accelerators or cluster.accelerators),
-                float(tier.link_byte_per_s),
-                float(tier.latency_s),
-            )
-            for tier in cluster.tiers
-        ]
+        self._cluster = cluster
+        self._tiers = carrying_tiers(cluster)
         self._efficiency = efficiency
-        self._in_network = efficiency.in_network if cluster.tiers[0].in_network_reduction else None
+        first = cluster.tiers[0]
+        self._in_network = efficiency.in_network if first.in_network_reduction else None
+        self._torus = Torus(first, cluster.accelerators) if first.kind == "torus" else None
+        self._scale_out = ScaleOut(self._tiers, efficiency, self._in_network, self._torus)
 
     def collective(
         self,
@@ -55,117 +56,146 @@ class Links:
     ) -> Cost:
         """Time of one collective of `n_bytes` (DESIGN's convention for each operation) over a group of `ranks`.
 
-        `algorithm` keeps one of `algorithms(operation)`, "auto" takes the fastest. `library` names a serving engine
-        whose own all-reduce replaces the protocols inside a domain where it is made for the size.
+        `algorithm` keeps one of `algorithms(operation)`, "auto" takes the fastest of those that libraries run.
+        `library` names a serving engine whose own all-reduce replaces the protocols inside a domain where it is made
+        for the size. Raises `PlanError`.
         """
-        known = self.algorithms(operation)
-        if algorithm not in known:
-            raise PlanError(unknown_name(f"algorithm of {operation}", algorithm, known))
-        inside = self._inside(operation, n_bytes, ranks, algorithm, library)
+        self._check(operation, algorithm, library)
+        inside = self._inside(operation, n_bytes, ranks, stride, algorithm, library)
         if len(self._tiers) == 1:
             return inside
         outside = self._across(operation, n_bytes, ranks, stride, algorithm)
-        stays = less(ranks * stride, self._tiers[0][0] + 0.5)
+        stays = less(ranks * stride, self._tiers[0].accelerators + 0.5)
         return _choose(stays, inside, outside)
 
     @staticmethod
     def algorithms(operation: str) -> tuple[str, ...]:
-        """The names that `algorithm` may have."""
-        return ("auto", "ring", "tree", "in_network") if operation == "all_reduce" else ("auto",)
+        """The names that `algorithm` may have, on one cluster or another."""
+        if operation in ("all_gather", "reduce_scatter"):
+            return ("auto", "ring", "torus")
+        return _ALL_REDUCE if operation == "all_reduce" else ("auto",)
+
+    def winner(
+        self,
+        operation: str,
+        n_bytes: float,
+        ranks: float,
+        stride: float = 1.0,
+        *,
+        algorithm: str = "auto",
+        library: str | None = None,
+    ) -> str:
+        """The algorithm, and inside a domain the protocol, whose time `collective` gives; one message, not arrays."""
+        self._check(operation, algorithm, library)
+        if ranks * stride < self._tiers[0].accelerators + 0.5 or len(self._tiers) == 1:
+            times = self._times_inside(operation, n_bytes, ranks, stride, algorithm, library)
+        else:
+            crossings = self._scale_out.crossings(ranks, stride)
+            times = self._scale_out.times(operation, n_bytes, ranks, stride, algorithm, crossings)
+        return min(times, key=lambda name: float(times[name]))
 
     def send_recv(self, n_bytes: Number, stride: Number) -> Cost:
         """Time of one message to a neighbour `stride` accelerators away."""
-        near = self._point_to_point(n_bytes, 0)
+        near = self._point_to_point(n_bytes, stride, 0)
         for position in range(1, len(self._tiers)):
-            domain = self._tiers[position - 1][0]
-            near = _choose(less(stride, domain - 0.5), near, self._point_to_point(n_bytes, position))
+            domain = self._tiers[position - 1].accelerators
+            near = _choose(less(stride, domain - 0.5), near, self._point_to_point(n_bytes, stride, position))
         return near
 
-    def _inside(self, operation: str, n_bytes: Number, ranks: Number, algorithm: str, library: str | None) -> Cost:
-        law, link = _LAWS[operation], self._tiers[0][1]
-        blocks = self._efficiency.all_to_all if operation == "all_to_all" else {}
-        protocols = (blocks or self._efficiency.collective).values()
-        times = [law(n_bytes, ranks, p.launch_s, p.latency_s, p.link_efficiency * link) for p in protocols]
-        best = max(p.link_efficiency for p in protocols)
+    def _check(self, operation: str, algorithm: str, library: str | None) -> None:
+        known = self.algorithms(operation)
+        if algorithm not in known:
+            raise PlanError(unknown_name(f"algorithm of {operation}", algorithm, known))
+        here, first = self._cluster.id, self._cluster.tiers[0]
+        if self._torus is not None and algorithm not in TORUS_ALGORITHMS:
+            raise PlanError(
+                f"algorithm: {here} is a torus, which has {', '.join(TORUS_ALGORITHMS)} (got {algorithm!r})"
+            )
+        if self._torus is not None and library is not None:
+            raise PlanError(f"library: its own all-reduce needs a switch, and {here} is a torus (got {library!r})")
+        if self._torus is None and algorithm == "torus":
+            raise PlanError(f"algorithm: 'torus' needs a tier of kind 'torus'; {here} has {first.kind!r}")
+        if algorithm == "in_network" and self._in_network is None:
+            raise PlanError(f"algorithm: 'in_network' needs a switch that adds; {first.name} of {here} has none")
+
+    # Inside the innermost domain
+
+    def _inside(
+        self, operation: str, n_bytes: Number, ranks: Number, stride: Number, algorithm: str, library: str | None
+    ) -> Cost:
+        seconds: Number = minimum(*self._times_inside(operation, n_bytes, ranks, stride, algorithm, library).values())
+        best = max(p.link_efficiency for p in self._protocols(operation).values())
+        if self._torus is not None:
+            return _link_cost(seconds, self._torus.busy(operation, n_bytes, ranks, stride, best))
         if operation == "all_reduce" and self._in_network is not None and algorithm in ("auto", "in_network"):
+            best = max(best, 2 * self._in_network.link_efficiency)
+        return _link_cost(seconds, LAWS[operation](n_bytes, ranks, 0.0, 0.0, best * self._tiers[0].byte_per_s))
+
+    def _times_inside(
+        self, operation: str, n_bytes: Number, ranks: Number, stride: Number, algorithm: str, library: str | None
+    ) -> dict[str, Number]:
+        """Seconds by algorithm and protocol."""
+        protocols, link = self._protocols(operation), self._tiers[0].byte_per_s
+        if self._torus is not None:
+            return self._torus.times(operation, n_bytes, ranks, stride, list(protocols.values()), algorithm)
+        by_name = {
+            "tree": laws.tree_all_reduce_time,
+            "halving_doubling": halving_doubling_time,
+            "star": algorithms.star_all_reduce_time,
+        }
+        law = by_name.get(algorithm, LAWS[operation])
+        shape = algorithm if algorithm in by_name else SHAPES.get(operation, "ring")
+        times: dict[str, Number] = {
+            f"{shape}, {name}": law(n_bytes, ranks, p.launch_s, p.latency_s, p.link_efficiency * link)
+            for name, p in protocols.items()
+        }
+        if operation != "all_reduce":
+            return times
+        if self._in_network is not None and algorithm in ("auto", "in_network"):
             switch = self._in_network
             in_switch = laws.in_network_all_reduce_time(n_bytes, ranks, switch.launch_s, switch.link_efficiency * link)
             # A switch saves nothing between two ranks, and no table shows it used there.
-            in_switch = where(less(ranks, 3), times[-1], in_switch)
-            times = [in_switch] if algorithm == "in_network" else [*times, in_switch]
-            best = max(best, 2 * switch.link_efficiency)
-        elif operation == "all_reduce" and algorithm == "tree":
-            times = [
-                laws.tree_all_reduce_time(n_bytes, ranks, p.launch_s, p.latency_s, p.link_efficiency * link)
-                for p in protocols
-            ]
-        seconds: Number = minimum(*times)
-        if library is not None and operation == "all_reduce":
-            seconds = minimum(seconds, self._custom_all_reduce(n_bytes, ranks, library, seconds))
-        return _link_cost(seconds, law(n_bytes, ranks, 0.0, 0.0, best * link))
+            in_switch = where(less(ranks, 3), times["ring, simple"], in_switch)
+            times = {"in_network": in_switch} if algorithm == "in_network" else times | {"in_network": in_switch}
+        if library is not None:
+            times |= self._custom_all_reduce(n_bytes, ranks, library, minimum(*times.values()))
+        return times
 
-    def _custom_all_reduce(self, n_bytes: Number, ranks: Number, library: str, otherwise: Number) -> Number:
-        own, link = self._efficiency.custom_all_reduce_constants(library), self._tiers[0][1]
-        seconds: Number = algorithms.one_shot_all_reduce_time(
+    def _custom_all_reduce(self, n_bytes: Number, ranks: Number, library: str, otherwise: Number) -> dict[str, Number]:
+        own, link = self._efficiency.custom_all_reduce_constants(library), self._tiers[0].byte_per_s
+        times: dict[str, Number] = {}
+        times[f"one_shot, {library}"] = algorithms.one_shot_all_reduce_time(
             n_bytes, ranks, own.one_shot_launch_s, own.one_shot_latency_s, own.one_shot_link_efficiency * link
         )
         if own.two_shot_launch_s is not None and own.two_shot_link_efficiency is not None:
-            two_shot = algorithms.two_shot_all_reduce_time(
+            times[f"two_shot, {library}"] = algorithms.two_shot_all_reduce_time(
                 n_bytes, ranks, own.two_shot_launch_s, own.two_shot_latency_s, own.two_shot_link_efficiency * link
             )
-            seconds = minimum(seconds, two_shot)
-        return where(less_equal(n_bytes, own.max_bytes), seconds, otherwise)
+        fits = less_equal(n_bytes, own.max_bytes)
+        return {name: where(fits, seconds, otherwise) for name, seconds in times.items()}
+
+    def _protocols(self, operation: str) -> Mapping[str, ProtocolConstants]:
+        blocks = self._efficiency.all_to_all if operation == "all_to_all" else {}
+        return {str(name): block for name, block in (blocks or self._efficiency.collective).items()}
 
     def _across(self, operation: str, n_bytes: Number, ranks: Number, stride: Number, algorithm: str) -> Cost:
-        network = self._efficiency.network
-        peak = self._tiers[0][1]
-        inner = self._efficiency.collective["simple"].link_efficiency * peak
-        ring: Number = network.link_efficiency * peak
-        # Without a switch that adds, a tree's message goes up and down the same links inside a domain.
-        tree: Number = self._in_network.link_efficiency * peak if self._in_network else 0.5 * inner
-        own_link: Number = inner
-        inside: Number = ranks
-        domains: Number = 1.0
-        latency: Number = 0.0
-        for position in range(1, len(self._tiers)):
-            domain = self._tiers[position - 1][0]
-            _, link, step_s = self._tiers[position]
-            members = minimum(maximum(domain / stride, 1.0), ranks)
-            crosses = less(domain, ranks * stride)
-            rails = laws.ring_link_byte_per_s(ring, network.link_efficiency * link, members)
-            ring = where(crosses, rails, ring)
-            domains = where(crosses, ceil_div(ranks, members), domains)
-            branches = algorithms.tree_domain_byte_per_s(members * network.tree_link_efficiency * link, domains)
-            tree = where(crosses, minimum(tree, branches), tree)
-            own_link = where(crosses, minimum(own_link, network.link_efficiency * link), own_link)
-            inside = where(crosses, minimum(inside, members), inside)
-            latency = where(crosses, max(step_s, float(network.latency_s)), latency)
-        if operation == "all_to_all":
-            sizes = (n_bytes, ranks, inside)
-            seconds = algorithms.two_level_all_to_all_time(*sizes, network.launch_s, latency, inner, own_link)
-            return _link_cost(seconds, algorithms.two_level_all_to_all_time(*sizes, 0.0, 0.0, inner, own_link))
-        law = _LAWS[operation]
-        # The steps inside a domain overlap with the slower ones between domains.
-        steps_s = latency * (domains - 1) / maximum(ranks - 1, 1)
-        seconds = law(n_bytes, ranks, network.launch_s, steps_s, ring)
-        if operation == "all_reduce" and algorithm != "ring":
-            in_tree = algorithms.pipelined_tree_all_reduce_time(
-                n_bytes, domains, network.launch_s, network.tree_latency_s, tree
-            )
-            seconds = in_tree if algorithm in ("tree", "in_network") else minimum(seconds, in_tree)
-        return _link_cost(seconds, law(n_bytes, ranks, 0.0, 0.0, ring))
+        crossings = self._scale_out.crossings(ranks, stride)
+        times = self._scale_out.times(operation, n_bytes, ranks, stride, algorithm, crossings)
+        return _link_cost(minimum(*times.values()), self._scale_out.busy(operation, n_bytes, ranks, crossings))
 
-    def _point_to_point(self, n_bytes: Number, position: int) -> Cost:
-        _, link, latency = self._tiers[position]
-        protocols = self._efficiency.collective
+    def _point_to_point(self, n_bytes: Number, stride: Number, position: int) -> Cost:
+        tier, protocols = self._tiers[position], self._efficiency.collective
         if position:
             # Across domains nothing but all-reduce is measured: the floor is that of a short message's protocol.
-            bandwidth = self._efficiency.network.link_efficiency * link
-            seconds = laws.send_recv_time(n_bytes, protocols["ll128"].launch_s + latency, bandwidth)
+            bandwidth = self._efficiency.network.link_efficiency * tier.byte_per_s
+            seconds = laws.send_recv_time(n_bytes, protocols["ll128"].launch_s + tier.latency_s, bandwidth)
+        elif self._torus is not None:
+            bandwidth = max(p.link_efficiency for p in protocols.values()) * self._torus.link_byte_per_s
+            seconds = self._torus.send_recv(n_bytes, stride, list(protocols.values()))
         else:
-            bandwidth = max(p.link_efficiency for p in protocols.values()) * link
+            bandwidth = max(p.link_efficiency for p in protocols.values()) * tier.byte_per_s
             times = [
-                laws.send_recv_time(n_bytes, p.launch_s + p.latency_s, p.link_efficiency * link)
+                laws.send_recv_time(n_bytes, p.launch_s + p.latency_s, p.link_efficiency * tier.byte_per_s)
                 for p in protocols.values()
             ]
             seconds = minimum(*times)

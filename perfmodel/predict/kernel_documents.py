@@ -32,6 +32,7 @@ class KernelEstimate(Record):
 
     `roofline_s` is the time at data-sheet peaks without latency, `roofline_share` [1] its share of `seconds`. Keys of
     arithmetic are None for a message; `peak_byte_per_s` is the memory's, or the slowest link's, one direction.
+    `algorithm` is the one that a message takes, and its protocol; None for a kernel.
     """
 
     document: str = "perfmodel/kernel-estimate/1"
@@ -54,6 +55,7 @@ class KernelEstimate(Record):
     roofline_s: float
     roofline_share: float
     bound_by: str
+    algorithm: str | None = None
     compute_s: float
     memory_s: float
     link_s: float
@@ -149,20 +151,29 @@ def _described(priced: Priced, request: dict[str, Any], blocks: tuple[str, ...])
         roofline_s=float(priced.roofline_s),
         roofline_share=float(priced.roofline_s) / seconds if seconds else 1.0,
         bound_by=cost.bound_by,
+        algorithm=priced.algorithm,
         compute_s=float(cost.compute_s),
         memory_s=float(cost.memory_s),
         link_s=float(cost.link_s),
         warnings=warnings,
-        notes=(f"constants: {priced.fit.table}, {priced.fit.how}",),
+        notes=(
+            *((f"algorithm: {priced.algorithm}",) if priced.algorithm else ()),
+            f"constants: {priced.fit.table}, {priced.fit.how}",
+        ),
         sources=_sources(priced),
     )
 
 
 def _warnings(priced: Priced, blocks: tuple[str, ...]) -> tuple[Warned, ...]:
-    """Which of these blocks of constants another accelerator lent."""
+    """Which of these blocks of constants another accelerator lent, and what no table shows."""
     lent = [note for note in priced.efficiency.inherited if "inherits" in note or note.startswith(blocks)]
     part = priced.accelerator.id
-    return tuple(Warned(formula="efficiency", quantity=part, value=note, valid="own tables") for note in lent)
+    warned = [Warned(formula="efficiency", quantity=part, value=note, valid="own tables") for note in lent]
+    warned += [
+        Warned(formula="collective", quantity=what, value=f"no table measures {what}", valid="measured algorithms")
+        for what in priced.unmeasured
+    ]
+    return tuple(warned)
 
 
 def _sources(priced: Priced) -> tuple[str, ...]:

@@ -20,13 +20,14 @@ from perfmodel.formulas.matmul import matmul_flops, mixed_matmul_bytes
 from perfmodel.formulas.roofline import roofline_time
 from perfmodel.ops import ceil_div, less, maximum, minimum, where
 from perfmodel.predict.attention import CACHE_BYTES_PER_ELEMENT, AttentionKernels
-from perfmodel.predict.communication import OPERATIONS, Links
+from perfmodel.predict.communication import OPERATIONS, UNMEASURED, Links
 from perfmodel.predict.cost import Cost, Number
 from perfmodel.predict.kernels import Kernels
 from perfmodel.predict.matmul import MATMUL_FORMATS, matmul_format
 from perfmodel.specs.accelerator import Accelerator, load_accelerator
 from perfmodel.specs.cluster import Cluster, load_cluster
 from perfmodel.specs.efficiency import Efficiency, Fit, load_efficiency
+from perfmodel.specs.quantity import Quantity
 
 __all__ = ["PHASES", "Priced", "estimate_attention", "estimate_collective", "estimate_gemm"]
 
@@ -45,7 +46,8 @@ _LARGEST = 1e15
 class Priced:
     """A priced kernel: its cost, its work [flop, B], the peaks that bound it, and where its constants are from.
 
-    `roofline_s` is the time of the data sheet: peaks reached, no latency.
+    `roofline_s` is the time of the data sheet: peaks reached, no latency. For one message (no arrays) `algorithm` is
+    the one that won, and `unmeasured` says what of it no table shows.
     """
 
     cost: Cost
@@ -57,6 +59,8 @@ class Priced:
     fit: Fit
     efficiency: Efficiency
     accelerator: Accelerator
+    algorithm: str | None = None
+    unmeasured: tuple[str, ...] = ()
 
 
 def estimate_gemm(accelerator: _Spec | Accelerator, m: Any, n: Any, k: Any, dtype: str = "bf16") -> Seconds:
@@ -102,8 +106,10 @@ def estimate_collective(
     """Seconds of one collective of `n_bytes` (DESIGN section 3 says of what) over `ranks` of a cluster.
 
     Ranks fill whole nodes unless `ranks_per_node` spreads them; a `send_recv` goes to the next rank, out of the node
-    where the group leaves it. `algorithm` is "auto" or, for all_reduce, ring, tree or in_network; `library` names a
-    serving engine (vllm, sglang, tensorrt-llm) that brings its own all_reduce. Raises `PlanError` and `SpecError`.
+    where the group leaves it. `algorithm` is "auto", the fastest of what libraries run (ring, tree, in_network; torus
+    on a torus), or one of them, or for all_reduce also halving_doubling, star or hierarchical, which no table measures.
+    `library` names a serving engine (vllm, sglang, tensorrt-llm) that brings its own all_reduce. Raises `PlanError`
+    and `SpecError`.
     """
     return _answer(
         priced_collective(cluster, operation, n_bytes, ranks, ranks_per_node, algorithm, library).cost.seconds
@@ -200,20 +206,46 @@ def priced_collective(
         distance = where(less(domain + 0.5, ranks * stride), maximum(stride, domain), stride)
         return links.send_recv(n_bytes, distance) * minimum(ranks - 1, 1)
 
-    ideal = Links(machine, _data_sheet(efficiency))
-    crosses = np.any(np.asarray(ranks * stride) > float(machine.tiers[0].domain_accelerators or machine.accelerators))
+    links, ideal = Links(machine, efficiency), Links(_without_latency(machine), _data_sheet(efficiency))
+    crossed = _tiers_crossed(machine, ranks * stride)
     inside = efficiency.all_to_all if operation == "all_to_all" and efficiency.all_to_all else efficiency.collective
     custom = efficiency.custom_all_reduce[library] if library is not None else None
+    unmeasured = tuple(
+        f"{tier.name}: {tier.routing} routing, {tier.spine_oversubscription:g} to 1"
+        for tier in machine.tiers[1 : crossed + 1]
+        if tier.congested
+    )
+    won = None
+    if operation == "send_recv":
+        won = "direct"
+    elif np.ndim(n_bytes) == np.ndim(ranks) == np.ndim(stride) == 0:
+        won = links.winner(operation, n_bytes, ranks, stride, algorithm=algorithm, library=library)
+        unmeasured += tuple(f"{won} {operation}" for name in UNMEASURED if won.startswith(name))
     return Priced(
-        cost=price(Links(machine, efficiency), library),
+        cost=price(links, library),
         flops=0.0,
         n_bytes=n_bytes,
         roofline_s=price(ideal, None).seconds,
         peak_flop_per_s=None,
-        peak_byte_per_s=float(machine.tiers[1 if crosses else 0].link_byte_per_s),
-        fit=(efficiency.network if crosses else custom or inside["simple"]).fit,
+        peak_byte_per_s=float(machine.tiers[crossed].link_byte_per_s),
+        fit=(efficiency.network if crossed else custom or inside["simple"]).fit,
         efficiency=efficiency,
         accelerator=part,
+        algorithm=won,
+        unmeasured=unmeasured,
+    )
+
+
+def _tiers_crossed(machine: Cluster, span: Number) -> int:
+    """Position of the outermost tier that a group of so many accelerators (the largest of an array) uses."""
+    sizes = [float(tier.domain_accelerators or machine.accelerators) for tier in machine.tiers[:-1]]
+    return sum(1 for size in sizes if float(np.max(span)) > size)
+
+
+def _without_latency(machine: Cluster) -> Cluster:
+    none = Quantity(0.0, source="perfmodel")
+    return machine.model_copy(
+        update={"tiers": tuple(tier.model_copy(update={"latency_s": none}) for tier in machine.tiers)}
     )
 
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
+from perfmodel.errors import PlanError
 from perfmodel.formulas.elementwise import elementwise_time
 from perfmodel.predict.attention import AttentionKernels
 from perfmodel.predict.cost import Cost, Number
+from perfmodel.predict.grouped import GroupedMatmul
 from perfmodel.predict.matmul import TiledMatmul, matmul_format
 from perfmodel.specs.accelerator import Accelerator
 from perfmodel.specs.efficiency import Efficiency
 
-__all__ = ["BYTES_PER_ELEMENT", "STEADY_LOAD_S", "Kernels"]
+__all__ = ["STEADY_LOAD_S", "Kernels"]
 
 STEADY_LOAD_S = 0.04
 """How far the 16-bit tables of all accelerators see clocks settle: each holds five kernels that take longer."""
 
-BYTES_PER_ELEMENT = {"fp32": 4.0, "tf32": 4.0, "fp16": 2.0, "bf16": 2.0, "fp8": 1.0}
+_ACTIVATION_BYTES = {"fp32": 4.0, "tf32": 4.0}
 
 
 class Kernels(AttentionKernels):
@@ -25,15 +29,36 @@ class Kernels(AttentionKernels):
 
     def __init__(self, accelerator: Accelerator, efficiency: Efficiency, dtype: str, load_s: float = 0.0) -> None:
         super().__init__(accelerator, efficiency)
-        self.dtype = dtype
+        self.accelerator, self.dtype, self.load_s = accelerator, dtype, load_s
         form = matmul_format(dtype)
-        self.bytes_per_element = BYTES_PER_ELEMENT.get(dtype, form.left_bytes)
+        # Between products activations are 16 bits wide, whatever the products' own precision.
+        self.activation_bytes = _ACTIVATION_BYTES.get(dtype, 2.0)
         self.flop_per_s = float(accelerator.peak(form.peak))
         self._matmul = TiledMatmul(accelerator, dtype, efficiency.matmul_constants(dtype), load_s)
+
+    @cached_property
+    def _grouped(self) -> GroupedMatmul | None:
+        """Grouped products, where a table of them was calibrated; elsewhere they are a batch of plain ones."""
+        try:
+            return GroupedMatmul(self.accelerator, self.efficiency, self.dtype)
+        except PlanError:
+            return None
+
+    def in_sixteen_bits(self) -> Kernels:
+        """The same accelerator in bf16, where this is a narrower precision: products that stacks leave in 16 bits."""
+        if self.dtype in ("fp32", "tf32", "fp16", "bf16"):
+            return self
+        return Kernels(self.accelerator, self.efficiency, "bf16", self.load_s)
 
     def matmul(self, m: Number, n: Number, k: Number, count: Number = 1.0, extra_bytes: Number = 0.0) -> Cost:
         """`count` products (m, k) x (k, n) in one launch, moving `extra_bytes` [B] beyond operands and result."""
         return self._matmul.cost(m, n, k, count, extra_bytes)
+
+    def grouped_matmul(self, m: Number, n: Number, k: Number, groups: Number) -> Cost:
+        """`groups` products (m, k) x (k, n), each with weights of its own, in one launch."""
+        if self._grouped is None:
+            return self._matmul.cost(m, n, k, groups, 0.0)
+        return self._grouped.product(m, n, k, groups)
 
     def elementwise(self, n_bytes: Number, library: str, launches: float = 1.0) -> Cost:
         """`launches` memory-bound kernels that move `n_bytes` [B] together."""

@@ -1,38 +1,28 @@
-"""One transformer layer as a list of operations: forward, backward, and what recomputation repeats.
+"""One layer as a list of operations, forward and backward, and what recomputation repeats of it.
 
-Sizes may be arrays (many layouts at once); switches (`sequence_parallel`, the software's) are plain Python.
-Traffic figures are bytes read plus written per element of 16-bit activations, counted kernel by kernel.
+Sizes may be arrays (many layouts at once); switches (sequence parallelism, the software's) are plain Python.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from perfmodel.formulas.overlap import exposed_time
-from perfmodel.ops import maximum
 from perfmodel.predict.communication import Links
 from perfmodel.predict.cost import Cost, Number, total
+from perfmodel.predict.exchanges import EXCHANGES, Exchanges
 from perfmodel.predict.kernels import Kernels
+from perfmodel.predict.mixers import mixer_core
+from perfmodel.predict.share import Share
+from perfmodel.predict.traffic import elementwise_traffic
+from perfmodel.predict.trainable import Trainable
 from perfmodel.specs.architecture import Architecture
+from perfmodel.specs.blocks import LayerKind, Product
 from perfmodel.specs.software import Software
 
-__all__ = ["Layer", "hidden_exchange", "layer", "matmul_backward"]
+__all__ = ["Layer", "layer", "matmul_backward"]
 
-# Forward and backward traffic [B] per element: norm (x in, y out; dy and x in, dx out; where the gradients of its own
-# parameters are a kernel of their own, dy and x in once more), residual addition with dropout (branch and residual in,
-# sum and 1-byte mask out; dy and mask in, dx out) and without, the addition of two gradients where a residual forks,
-# softmax of the scores behind a causal mask (half in, all out; half of dy and y in, all out) and their dropout, and
-# copies that change the layout.
-_NORM = {"fused": (4.0, 6.0), "split": (4.0, 10.0)}
-_ADD_WITH_DROPOUT = (7.0, 5.0)
-_ADD = (6.0, 0.0)
-_FORK = (0.0, 6.0)
-_CAUSAL_SOFTMAX = (3.0, 4.0)
-_SCORE_DROPOUT = (5.0, 5.0)
-_COPY = (4.0, 4.0)
-_ROPE = (4.0, 4.0)
-_GELU = (4.0, 6.0)
-_SWIGLU = (6.0, 10.0)
+Costs = Mapping[str, Cost]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,172 +32,98 @@ class Layer:
     forward: dict[str, Cost]
     backward: dict[str, Cost]
 
-    def device(self, phase: dict[str, Cost]) -> Cost:
+    def device(self, phase: Costs) -> Cost:
         """Everything of a phase that runs on the accelerator's cores and memory."""
-        return total(cost for name, cost in phase.items() if name != "tensor_parallel")
+        return total(cost for name, cost in phase.items() if name not in EXCHANGES)
 
 
 def layer(
-    model: Architecture,
-    kernels: Kernels,
-    links: Links,
-    software: Software,
-    *,
-    tp: Number,
-    micro_batch: Number,
-    seq_len: int,
-    sequence_parallel: bool,
+    model: Architecture, kernels: Kernels, links: Links, software: Software, share: Share, trainable: Trainable
 ) -> Layer:
-    """Cost every operation of one layer; `tp` and `micro_batch` are floats or arrays."""
-    tokens = micro_batch * seq_len
-    sequence_shards = tp if sequence_parallel else 1.0
-    forward, backward = _products(model, kernels, software, tokens, tp)
-    core_forward, core_backward = _attention_core(model, kernels, software, micro_batch, seq_len, tp)
-    forward["attention_core"], backward["attention_core"] = core_forward, core_backward
-    for phase, costs in enumerate((forward, backward)):
-        n_bytes, launches = _elementwise_traffic(model, software, tokens, tp, sequence_shards, phase)
-        costs["elementwise"] = kernels.elementwise(n_bytes, software.elementwise_library, launches)
-    exchange = hidden_exchange(links, kernels.bytes_per_element * tokens * model.d_model, tp, sequence_parallel)
-    forward["tensor_parallel"] = _forward_exchange(exchange, forward, software)
-    backward["tensor_parallel"] = _backward_exchange(
-        model, kernels, links, software, exchange, tokens, tp, sequence_parallel
+    """Cost every operation of the mean layer of `model` on one rank."""
+    found = [
+        (_layer_of(kind, model, kernels, links, software, share, trainable), count / model.n_layers)
+        for kind, count in model.layer_groups
+    ]
+    if len(found) == 1:
+        return found[0][0]
+    return Layer(
+        _mean([(one.forward, part) for one, part in found]), _mean([(one.backward, part) for one, part in found])
     )
+
+
+def _mean(phases: list[tuple[dict[str, Cost], float]]) -> dict[str, Cost]:
+    names = dict.fromkeys(name for costs, _ in phases for name in costs)
+    return {name: total(costs[name] * part for costs, part in phases if name in costs) for name in names}
+
+
+def _layer_of(
+    kind: LayerKind, model: Architecture, kernels: Kernels, links: Links, software: Software, share: Share,
+    trainable: Trainable,
+) -> Layer:  # fmt: skip
+    trains = trainable.trains_all
+    forward: dict[str, Cost] = {}
+    backward: dict[str, Cost] = {}
+    for product in model.products(kind):
+        shape = share.columns(model, kind, product)
+        if product.experts:
+            phases = _expert_product(model, kernels, software, share, *shape, trains)
+        else:
+            rows = share.rows(product)
+            phases = (
+                kernels.matmul(rows, *shape),
+                matmul_backward(kernels, software, rows, *shape, trains=trains),
+            )
+        forward[product.name], backward[product.name] = phases
+        if trainable.rank:
+            adapter = _adapter(kernels, share, product, trainable.rank, *shape)
+            forward[product.name] = forward[product.name] + adapter
+            backward[product.name] = backward[product.name] + adapter * 2.0
+    core_forward, core_backward = mixer_core(model, kind, kernels, software, share)
+    forward["attention_core"], backward["attention_core"] = core_forward, core_backward
+    traffic, launches = elementwise_traffic(model, kind, software, share)
+    for costs, n_bytes in zip((forward, backward), traffic, strict=True):
+        costs["elementwise"] = kernels.elementwise(n_bytes, software.elementwise_library, launches)
+    exchanges = Exchanges(model, kind, kernels, links, software, share)
+    forward |= exchanges.forward(forward, core_forward)
+    backward |= exchanges.backward(core_backward)
     return Layer(forward, backward)
 
 
-def hidden_exchange(links: Links, n_bytes: Number, tp: Number, sequence_parallel: bool) -> Cost:
-    """One synchronisation of the hidden state: an all-reduce, or a reduce-scatter and an all-gather."""
-    if not sequence_parallel:
-        return links.collective("all_reduce", n_bytes, tp)
-    return links.collective("reduce_scatter", n_bytes, tp) + links.collective("all_gather", n_bytes, tp)
-
-
-def matmul_backward(kernels: Kernels, software: Software, m: Number, n: Number, k: Number) -> Cost:
+def matmul_backward(
+    kernels: Kernels, software: Software, m: Number, n: Number, k: Number, *, trains: bool = True
+) -> Cost:
     """Gradients of the input and of the weight of one (m, k) x (k, n) product, with its accumulation."""
-    return kernels.matmul(m, k, n) + weight_gradient(kernels, software, m, n, k)
+    inputs = kernels.matmul(m, k, n)
+    return inputs + _weight_gradient(kernels, software, m, n, k) if trains else inputs
 
 
-def weight_gradient(kernels: Kernels, software: Software, m: Number, n: Number, k: Number) -> Cost:
+def _weight_gradient(kernels: Kernels, software: Software, m: Number, n: Number, k: Number) -> Cost:
     """The (n, m) x (m, k) product and its addition to the accumulated gradient."""
     gradient_bytes = software.gradient_bytes(kernels.dtype)
     if software.wgrad_accumulation == "fused":
         # The product adds in place: it reads and writes the accumulator instead of writing a 16-bit result.
-        return kernels.matmul(n, k, m, extra_bytes=(2 * gradient_bytes - kernels.bytes_per_element) * n * k)
-    read_add_write = (kernels.bytes_per_element + 2 * gradient_bytes) * n * k
+        return kernels.matmul(n, k, m, extra_bytes=(2 * gradient_bytes - kernels.activation_bytes) * n * k)
+    read_add_write = (kernels.activation_bytes + 2 * gradient_bytes) * n * k
     return kernels.matmul(n, k, m) + kernels.elementwise(read_add_write, software.elementwise_library)
 
 
-def _shapes(model: Architecture, tp: Number) -> dict[str, tuple[Number, Number]]:
-    """(n, k) of the four products of a layer on one rank; key-value heads are repeated when tp exceeds them."""
-    kv_width = maximum(model.n_kv_heads / tp, 1.0) * model.d_head
-    query_width = model.n_heads * model.d_head / tp
-    mlp_columns = (2 if model.gated_mlp else 1) * model.d_ff / tp
-    return {
-        "qkv_projection": (query_width + 2 * kv_width, model.d_model),
-        "output_projection": (model.d_model, query_width),
-        "mlp_up": (mlp_columns, model.d_model),
-        "mlp_down": (model.d_model, model.d_ff / tp),
-    }
+def _adapter(kernels: Kernels, share: Share, product: Product, rank: int, n: Number, k: Number) -> Cost:
+    """The two products of a low-rank adapter; each of its gradients costs as much again."""
+    rows = share.rows(product)
+    return kernels.matmul(rows, rank, k) + kernels.matmul(rows, n, rank)
 
 
-def _products(
-    model: Architecture, kernels: Kernels, software: Software, tokens: Number, tp: Number
-) -> tuple[dict[str, Cost], dict[str, Cost]]:
-    shapes = _shapes(model, tp).items()
-    forward = {name: kernels.matmul(tokens, n, k) for name, (n, k) in shapes}
-    backward = {name: matmul_backward(kernels, software, tokens, n, k) for name, (n, k) in shapes}
-    return forward, backward
-
-
-def _attention_core(
-    model: Architecture, kernels: Kernels, software: Software, micro_batch: Number, seq_len: int, tp: Number
+def _expert_product(
+    model: Architecture, kernels: Kernels, software: Software, share: Share, n: Number, k: Number, trains: bool
 ) -> tuple[Cost, Cost]:
-    heads = model.n_heads / tp
-    kv_heads = maximum(model.n_kv_heads / tp, 1.0)
-    if software.attention == "flash":
-        library = software.attention_library
-        forward, backward = (
-            kernels.flash_attention(
-                micro_batch, seq_len, heads, kv_heads, model.d_head, library=library, backward=is_backward
-            )
-            for is_backward in (False, True)
-        )
-        return forward, backward
-    count = micro_batch * heads
-    scores = count * seq_len * seq_len
-    both = kernels.matmul(seq_len, seq_len, model.d_head, count) + kernels.matmul(seq_len, model.d_head, seq_len, count)
-    phases = []
-    for phase, products in enumerate((both, both * 2.0)):
-        passes = (_CAUSAL_SOFTMAX, _SCORE_DROPOUT) if model.dropout else (_CAUSAL_SOFTMAX,)
-        traffic = sum(kind[phase] for kind in passes) * scores
-        phases.append(products + kernels.elementwise(traffic, software.elementwise_library, len(passes)))
-    return phases[0], phases[1]
-
-
-def _elementwise_traffic(
-    model: Architecture, software: Software, tokens: Number, tp: Number, sequence_shards: Number, phase: int
-) -> tuple[Number, float]:
-    hidden = tokens * model.d_model / sequence_shards
-    adds = _ADD_WITH_DROPOUT if model.dropout else _ADD
-    per_hidden = model.norms_per_layer * _NORM[software.norm_backward][phase] + 2 * adds[phase] + 2 * _FORK[phase]
-    activation = _SWIGLU if model.gated_mlp else _GELU
-    n_bytes = per_hidden * hidden + activation[phase] * tokens * model.d_ff / tp
-    if model.rope:
-        n_bytes = n_bytes + _ROPE[phase] * tokens * (model.n_heads + model.n_kv_heads) * model.d_head / tp
-    if software.attention == "unfused":
-        n_bytes = n_bytes + _COPY[phase] * tokens * model.n_heads * model.d_head / tp
-    return n_bytes, model.norms_per_layer + 4.0
-
-
-def _forward_exchange(exchange: Cost, forward: dict[str, Cost], software: Software) -> Cost:
-    if software.overlap_tensor != "all":
-        return exchange * 2.0
-    return _exposed(forward["output_projection"], exchange, software) + _exposed(
-        forward["mlp_down"], exchange, software
-    )
-
-
-def _backward_exchange(
-    model: Architecture,
-    kernels: Kernels,
-    links: Links,
-    software: Software,
-    exchange: Cost,
-    tokens: Number,
-    tp: Number,
-    sequence_parallel: bool,
-) -> Cost:
-    """Two synchronisations; newer stacks hide the input gradient's behind the weight gradient of the same product.
-
-    With sequence parallelism the norm's output is gathered once more, behind the input gradient.
-    """
-    if software.overlap_tensor == "none":
-        gather = links.collective("all_gather", kernels.bytes_per_element * tokens * model.d_model, tp)
-        return (exchange + gather if sequence_parallel else exchange) * 2.0
-    n_bytes = kernels.bytes_per_element * tokens * model.d_model
-    gather = links.collective("all_gather", n_bytes, tp)
-    scatter = links.collective("reduce_scatter", n_bytes, tp)
-    shapes = _shapes(model, tp)
-    exposed = Cost()
-    for name, partner in (("qkv_projection", "output_projection"), ("mlp_up", "mlp_down")):
-        n, k = shapes[name]
-        behind_weights = kernels.matmul(n, k, tokens)
-        if not sequence_parallel:
-            exposed = exposed + _exposed(behind_weights, exchange, software)
-            continue
-        exposed = exposed + _exposed(behind_weights, scatter, software)
-        exposed = exposed + _exposed(kernels.matmul(tokens, k, n), gather, software)
-        if software.overlap_tensor == "all":
-            partner_n, partner_k = shapes[partner]
-            exposed = exposed + _exposed(kernels.matmul(tokens, partner_k, partner_n), gather, software)
-        else:
-            exposed = exposed + gather
-    return exposed
-
-
-def _exposed(compute: Cost, communication: Cost, software: Software) -> Cost:
-    """What is left of a transfer behind a product: nothing at best, all of it at worst."""
-    share = float(software.exposed_share)
-    seconds = exposed_time(compute.seconds, communication.seconds, share)
-    upper = communication.upper * max(1.0, share)
-    return Cost(seconds, 0.0 * communication.seconds, upper, 0.0, 0.0, communication.link_s)
+    """A grouped product over the experts of one rank, and its gradients."""
+    groups = model.n_experts / share.ep
+    rows = share.expert_tokens * model.experts_per_token / groups
+    forward = kernels.grouped_matmul(rows, n, k, groups)
+    backward = kernels.grouped_matmul(rows, k, n, groups)
+    if trains:
+        accumulate = 2 * software.gradient_bytes(kernels.dtype) * n * k * groups
+        weights = kernels.grouped_matmul(n, k, rows, groups)
+        backward = backward + weights + kernels.elementwise(accumulate, software.elementwise_library)
+    return forward, backward

@@ -8,14 +8,17 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from perfmodel.errors import PlanError, unknown_name
+from perfmodel.predict.recompute import MODULES
 from perfmodel.specs.architecture import Architecture
 from perfmodel.specs.cluster import Cluster
 
-__all__ = ["RECOMPUTE", "SCHEDULES", "VOCABULARY_CHUNKS", "ParallelLayout", "check_layout", "make_layout"]
+__all__ = ["OFFLOADS", "RECOMPUTE", "SCHEDULES", "VOCABULARY_CHUNKS", "ParallelLayout", "check_layout", "make_layout"]
 
 SCHEDULES = ("gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2", "zb-1p", "zb-2p", "zb-v", "v-half", "v-min", "dualpipe")
 PRICED_SCHEDULES = ("gpipe", "1f1b", "interleaved")
 RECOMPUTE = ("none", "selective", "full")
+OFFLOADS = ("activations", "activation_layers")
+"""What may live in host memory between the passes: a share [1] of the activations, or those of so many layers."""
 # Frameworks may give the embedding and the head a chunk of their own.
 VOCABULARY_CHUNKS = 2
 _DEGREES = ("tp", "pp", "dp", "cp", "ep", "etp", "attention_dp", "vpp", "micro_batch")
@@ -44,6 +47,7 @@ class ParallelLayout(BaseModel):
     sequence_parallel: bool = True
     recompute: Literal["none", "selective", "full"] = "selective"
     recompute_modules: tuple[str, ...] = ()
+    recompute_layers: int | None = None
     schedule: str = "1f1b"
     stage_layers: tuple[int, ...] | None = None
     vocab_parallel: Literal["none", "vocab-1", "vocab-2", "interlaced"] = "none"
@@ -78,6 +82,11 @@ class ParallelLayout(BaseModel):
         if value not in SCHEDULES:
             raise ValueError(unknown_name("schedule", value, SCHEDULES))
         return value
+
+    def offload_share(self, n_layers: int) -> float:
+        """Share [1] of the kept activations that goes to the host."""
+        layers = self.offload.get("activation_layers", 0.0) * self.pp / n_layers
+        return min(1.0, max(self.offload.get("activations", 0.0), layers))
 
     @property
     def accelerators(self) -> int:
@@ -118,19 +127,22 @@ def check_layout(
         )
     if layout.schedule == "interleaved" and vpp == 1:
         raise PlanError("vpp: schedule 'interleaved' needs vpp >= 2 (got 1); use '1f1b' otherwise")
-    for name in ("cp", "ep", "etp", "attention_dp"):
-        if getattr(layout, name) != 1:
-            raise PlanError(f"{name}: only 1 is priced yet (got {getattr(layout, name)})")
-    if layout.stage_layers or layout.offload or layout.recompute_modules or layout.vocab_parallel != "none":
-        raise PlanError("stage_layers, offload, recompute_modules, vocab_parallel: only their defaults are priced yet")
+    if layout.attention_dp != 1:
+        raise PlanError(f"attention_dp: is for serving; training takes 1 (got {layout.attention_dp})")
+    if layout.vocab_parallel != "none":
+        raise PlanError("vocab_parallel: only 'none' is priced yet")
+    _check_experts(layout, model)
+    _check_pieces(layout, model)
     if model.n_heads % tp:
         raise PlanError(f"tp: must divide n_heads {model.n_heads} (got {tp}); allowed: {_divisors(model.n_heads)}")
     if model.n_kv_heads % tp and tp % model.n_kv_heads:
         raise PlanError(f"tp: must divide n_kv_heads {model.n_kv_heads} or be a multiple of it (got {tp})")
     if model.d_ff % tp:
         raise PlanError(f"tp: must divide d_ff {model.d_ff} (got {tp}); allowed: {_divisors(model.d_ff)}")
-    if layout.sequence_parallel and seq_len % tp:
-        raise PlanError(f"sequence_parallel: tp {tp} must divide seq_len {seq_len}; or turn it off")
+    if layout.sequence_parallel and seq_len % (tp * layout.cp):
+        raise PlanError(f"sequence_parallel: tp * cp = {tp * layout.cp} must divide seq_len {seq_len}; or turn it off")
+    if seq_len % layout.cp:
+        raise PlanError(f"cp: must divide seq_len {seq_len} (got {layout.cp})")
     if pp * vpp > model.n_layers + VOCABULARY_CHUNKS:
         raise PlanError(
             f"pp: {pp} stages of {vpp} chunks need {pp * vpp} layers, {model.id} has {model.n_layers} "
@@ -155,6 +167,49 @@ def check_layout(
         )
     if seq_len > model.max_seq_len and model.learned_positions:
         raise PlanError(f"seq_len: {model.id} has {model.max_seq_len} learned positions (got {seq_len})")
+
+
+def _check_experts(layout: ParallelLayout, model: Architecture) -> None:
+    """Expert degrees: experts share out, and the ranks that hold them are those of dp, cp and tp."""
+    ep, etp = layout.ep, layout.etp
+    if (ep > 1 or etp > 1) and model.experts is None:
+        raise PlanError(f"ep: {model.id} has no experts, so ep and etp must be 1 (got ep {ep}, etp {etp})")
+    if model.n_experts % ep:
+        raise PlanError(
+            f"ep: must divide n_experts {model.n_experts} (got {ep}); allowed: {_divisors(model.n_experts)}"
+        )
+    ranks = layout.dp * layout.cp * layout.tp
+    if ranks % (ep * etp):
+        raise PlanError(f"ep: ep * etp must divide dp * cp * tp = {ranks} (got {ep} * {etp})")
+    if model.experts is not None and model.experts.d_ff % etp:
+        raise PlanError(f"etp: must divide the experts' d_ff {model.experts.d_ff} (got {etp})")
+
+
+def _check_pieces(layout: ParallelLayout, model: Architecture) -> None:
+    """Stages placed by hand, modules recomputed, what lives in host memory."""
+    stages = layout.stage_layers
+    if stages is not None and (len(stages) != layout.pp or sum(stages) != model.n_layers or min(stages) < 0):
+        raise PlanError(
+            f"stage_layers: must be pp = {layout.pp} numbers that add up to {model.n_layers} layers (got {list(stages)})"
+        )
+    if stages is not None and layout.vpp > 1:
+        raise PlanError("stage_layers: needs vpp 1; chunks get equal numbers of layers")
+    for module in layout.recompute_modules:
+        if module not in MODULES:
+            raise PlanError(f"recompute_modules: {unknown_name('module', module, MODULES)}")
+    if layout.recompute_modules and layout.recompute != "selective":
+        raise PlanError(f"recompute_modules: need recompute 'selective' (got {layout.recompute!r})")
+    if layout.recompute_layers is not None and (layout.recompute != "full" or layout.recompute_layers < 1):
+        raise PlanError(
+            f"recompute_layers: must be 1 or more, with recompute 'full' (got {layout.recompute_layers} with "
+            f"{layout.recompute!r})"
+        )
+    for key, value in layout.offload.items():
+        if key not in OFFLOADS:
+            raise PlanError(f"offload: {unknown_name('key', key, OFFLOADS)}")
+        largest = 1.0 if key == "activations" else float(model.n_layers)
+        if not 0 <= value <= largest:
+            raise PlanError(f"offload: {key} must be from 0 to {largest:g} (got {value!r})")
 
 
 def _divisors(number: int, shown: int = 12) -> str:

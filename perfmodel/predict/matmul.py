@@ -50,6 +50,8 @@ MATMUL_FORMATS: Mapping[str, MatmulFormat] = {
     "bf16": MatmulFormat("bf16", 2.0, 2.0),
     "int8": MatmulFormat("int8", 1.0, 1.0),
     "fp8": MatmulFormat("fp8", 1.0, 1.0),
+    # One byte of scale for 32 elements.
+    "mxfp8": MatmulFormat("fp8", 1.0 + 1.0 / 32, 1.0 + 1.0 / 32),
     # A single-precision scale for 1 x 128 activations and for 128 x 128 weights.
     "fp8-block": MatmulFormat("fp8", 1.0 + 4.0 / 128, 1.0 + 4.0 / 128**2),
     # One byte of scale for 16 elements.

@@ -20,13 +20,16 @@ class Stages:
     average: Number
 
 
-def place_layers(n_layers: int, pp: Number, vpp: Number) -> Stages:
+def place_layers(n_layers: int, pp: Number, vpp: Number, stage_layers: tuple[int, ...] | None = None) -> Stages:
     """Layers of each kind of stage.
 
     Frameworks give every chunk the same number of layers, rounded up; the slots left over are taken from the stages
     that also hold the head and the embedding, last first, one layer each (Megatron-Core's options
-    account-for-loss and account-for-embedding in the pipeline split).
+    account-for-loss and account-for-embedding in the pipeline split). `stage_layers` places them by hand instead.
     """
+    if stage_layers is not None:
+        layers = [float(count) for count in stage_layers]
+        return Stages(max(layers), layers[0], layers[-1], n_layers / pp)
     full = ceil_div(n_layers, pp * vpp) * vpp
     spare = full * pp - n_layers
     last = full - minimum(spare, 1.0)

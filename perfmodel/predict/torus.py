@@ -10,7 +10,7 @@ from math import prod
 import numpy as np
 
 from perfmodel.formulas import collective_algorithms as laws
-from perfmodel.formulas.collectives import ring_all_reduce_time, send_recv_time
+from perfmodel.formulas.collectives import ring_all_gather_time, ring_all_reduce_time, send_recv_time
 from perfmodel.ops import ceil_div, less, maximum, minimum, where
 from perfmodel.predict.cost import Number
 from perfmodel.specs.efficiency import ProtocolConstants
@@ -43,9 +43,9 @@ def slice_shape(shape: tuple[int, ...], accelerators: int, cube: int | None = No
 class _Group:
     """A group on the slice, one entry for each of three axes: members, and how a link's rate counts for a rank [1]."""
 
-    members: tuple[Number, ...]
-    shares: tuple[Number, ...]
-    spacings: tuple[Number, ...]
+    members: tuple[Number, Number, Number]
+    shares: tuple[Number, Number, Number]
+    spacings: tuple[Number, Number, Number]
     hops: Number
 
     @property
@@ -85,13 +85,10 @@ class Torus:
     ) -> dict[str, Number]:
         """Seconds by algorithm, each with the fastest of the protocols."""
         group = self._group(ranks, stride)
-        if operation == "all_reduce" and algorithm == "ring":
-            bandwidth = group.one_ring * self.link_byte_per_s
-            step_s = self.latency_s * maximum(*group.spacings)
-            times = [
-                ring_all_reduce_time(n_bytes, ranks, p.launch_s, step_s, p.link_efficiency * bandwidth)
-                for p in protocols
-            ]
+        if algorithm == "ring":
+            law = ring_all_reduce_time if operation == "all_reduce" else ring_all_gather_time
+            bandwidth, step_s = group.one_ring * self.link_byte_per_s, self.latency_s * maximum(*group.spacings)
+            times = [law(n_bytes, ranks, p.launch_s, step_s, p.link_efficiency * bandwidth) for p in protocols]
             return {"ring": minimum(*times)}
         priced = [
             self._law(operation, n_bytes, ranks, group, p.launch_s, self.latency_s, p.link_efficiency)
@@ -121,27 +118,25 @@ class Torus:
     ) -> Number:
         link = share * self.link_byte_per_s
         if operation == "all_to_all":
-            rates = [axis * link for axis in group.shares]
-            return laws.torus_all_to_all_time(n_bytes, *group.members, group.hops, launch_s, hop_s, *rates)
+            (x, y, z), (x_share, y_share, z_share) = group.members, group.shares
+            rates = (x_share * link, y_share * link, z_share * link)
+            return laws.torus_all_to_all_time(n_bytes, x, y, z, group.hops, launch_s, hop_s, *rates)
         twice = operation in ("all_reduce", "broadcast")
         law = laws.torus_slice_all_reduce_time if twice else laws.torus_slice_all_gather_time
         return law(n_bytes, ranks, group.hops, launch_s, hop_s, group.all_axes * link)
 
     def _group(self, ranks: Number, stride: Number) -> _Group:
-        members: list[Number] = []
-        shares: list[Number] = []
-        spacings: list[Number] = []
+        members: list[Number] = [1.0] * _MOST_AXES
+        shares, spacings = members.copy(), members.copy()
         hops: Number = 0.0
         inner = 1.0
-        for length, closes in zip(self.shape, self._closes, strict=True):
+        for axis, (length, closes) in enumerate(zip(self.shape, self._closes, strict=True)):
             reach = minimum(float(length), ceil_div(ranks * stride, inner))
-            spacing = minimum(float(length), ceil_div(stride, inner))
-            count = minimum(ceil_div(reach, spacing), ranks)
+            spacings[axis] = minimum(float(length), ceil_div(stride, inner))
+            members[axis] = minimum(ceil_div(reach, spacings[axis]), ranks)
             wraps = where(less(reach, length - 0.5), 0.0, closes)
-            members.append(count)
-            spacings.append(spacing)
-            shares.append(laws.torus_axis_byte_per_s(wraps, spacing, 1.0))
-            hops = hops + laws.torus_axis_hops(count, wraps, spacing)
+            shares[axis] = laws.torus_axis_byte_per_s(wraps, spacings[axis], 1.0)
+            hops = hops + laws.torus_axis_hops(members[axis], wraps, spacings[axis])
             inner *= length
-        idle = [1.0] * (_MOST_AXES - len(members))
-        return _Group((*members, *idle), (*shares, *idle), (*spacings, *idle), hops)
+        (x, y, z), (x_share, y_share, z_share), (x_step, y_step, z_step) = members, shares, spacings
+        return _Group((x, y, z), (x_share, y_share, z_share), (x_step, y_step, z_step), hops)

@@ -13,11 +13,13 @@ from perfmodel.errors import OutOfRangeError, PlanError, unknown_name
 from perfmodel.formulas.cost import cost_usd, energy_j, energy_kwh
 from perfmodel.ops import minimum
 from perfmodel.predict.cost import Number, total
+from perfmodel.predict.degrees import Degrees
 from perfmodel.predict.layout import ParallelLayout, check_layout, make_layout
-from perfmodel.predict.memory import OPTIMIZER_BYTES
+from perfmodel.predict.matmul import matmul_format
 from perfmodel.predict.records import MemoryBytes, TrainingEstimate, Warned, term_of
-from perfmodel.predict.step import Degrees, Step, StepModel
+from perfmodel.predict.step import Step, StepModel
 from perfmodel.predict.uncertainty import extrapolations, interval_of, widenings
+from perfmodel.predict.weights import OPTIMIZERS
 from perfmodel.specs.architecture import Architecture
 from perfmodel.specs.cluster import Cluster, load_cluster
 from perfmodel.specs.efficiency import load_efficiency
@@ -38,7 +40,7 @@ __all__ = [
     "training_task",
 ]
 
-TRAINING_PRECISIONS = ("fp16", "bf16")
+TRAINING_PRECISIONS = ("fp16", "bf16", "fp8", "mxfp8", "nvfp4")
 ModelLike = Architecture | str | Path | Mapping[str, Any]
 ClusterLike = Cluster | str | Path | Mapping[str, Any]
 
@@ -89,8 +91,8 @@ def training_task(
     machine = load_cluster(cluster)
     if precision not in TRAINING_PRECISIONS:
         raise PlanError(unknown_name("precision", precision, TRAINING_PRECISIONS))
-    if optimizer not in OPTIMIZER_BYTES:
-        raise PlanError(unknown_name("optimizer", optimizer, OPTIMIZER_BYTES))
+    if optimizer not in OPTIMIZERS:
+        raise PlanError(unknown_name("optimizer", optimizer, OPTIMIZERS))
     stack = load_software(software)
     efficiency = load_efficiency(machine.accelerator.id, machine.accelerator.relative)
     if tokens is not None:
@@ -140,7 +142,7 @@ def estimate_training(
     chosen = make_layout(layout)
     check_layout(chosen, task.model, task.cluster, task.global_batch, task.seq_len)
     steps = _with_overlap(task.steps, chosen.overlap)
-    return describe(task, chosen, steps.price(degrees_of(chosen), task.global_batch, task.seq_len))
+    return describe(task, chosen, steps.price(degrees_of(chosen, task.model.n_layers), task.global_batch, task.seq_len))
 
 
 def _with_overlap(steps: StepModel, overlap: bool | None) -> StepModel:
@@ -153,9 +155,7 @@ def _with_overlap(steps: StepModel, overlap: bool | None) -> StepModel:
         "overlap_data": overlap,
     }
     software = steps.software.model_copy(update=switches)
-    return StepModel(
-        steps.model, steps.cluster, steps.efficiency, software, dtype=steps.dtype, optimizer=steps.optimizer
-    )
+    return steps.with_(software=software)
 
 
 def estimate_memory(*args: Any, **keywords: Any) -> MemoryBytes:
@@ -163,7 +163,7 @@ def estimate_memory(*args: Any, **keywords: Any) -> MemoryBytes:
     return estimate_training(*args, **keywords).memory_bytes
 
 
-def degrees_of(layout: ParallelLayout) -> Degrees:
+def degrees_of(layout: ParallelLayout, n_layers: int) -> Degrees:
     """The numbers of a layout as the step model takes them."""
     return Degrees(
         tp=float(layout.tp),
@@ -171,10 +171,17 @@ def degrees_of(layout: ParallelLayout) -> Degrees:
         dp=float(layout.dp),
         vpp=float(layout.vpp),
         micro_batch=float(layout.micro_batch),
-        shards=float(layout.full_data_parallel),
+        shards=float(layout.full_data_parallel * layout.cp),
+        cp=float(layout.cp),
+        ep=float(layout.ep),
+        etp=float(layout.etp),
         zero_stage=layout.zero_stage,
         sequence_parallel=layout.sequence_parallel and layout.tp > 1,
         recompute=layout.recompute,
+        recompute_modules=layout.recompute_modules,
+        recompute_layers=layout.recompute_layers,
+        stage_layers=layout.stage_layers,
+        offload_share=layout.offload_share(n_layers),
         gpipe=layout.schedule == "gpipe",
     )
 
@@ -184,7 +191,7 @@ def describe(task: TrainingTask, layout: ParallelLayout, step: Step) -> Training
     seconds = float(step.seconds)
     tokens_per_s = task.global_batch * task.seq_len / seconds
     accelerators = layout.accelerators
-    peak = float(task.cluster.accelerator.peak(task.precision)) * accelerators * seconds
+    peak = float(task.cluster.accelerator.peak(matmul_format(task.precision).peak)) * accelerators * seconds
     full, causal = (
         3.0 * task.model.forward_flops(task.global_batch, task.seq_len, attention=kind) for kind in ("full", "causal")
     )

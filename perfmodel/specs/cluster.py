@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -96,9 +97,21 @@ class Cluster(SourcedSpec):
             if size is not None and last and size < self.accelerators:
                 raise ValueError(f"{where}: the last tier must connect all {self.accelerators} (got {size})")
             previous = size or previous
+            self._check_torus(position, tier)
         if self.pue < 1:
             raise ValueError(f"pue: must be 1 or more (got {float(self.pue):g})")
         return self
+
+    def _check_torus(self, position: int, tier: Tier) -> None:
+        if tier.torus_shape is None:
+            return
+        where = f"tiers.{position}.torus_shape"
+        if position:
+            raise ValueError(f"{where}: only the innermost tier can be a torus (got position {position})")
+        holds, wanted = prod(tier.torus_shape), tier.domain_accelerators or self.accelerators
+        if holds < wanted:
+            shape = " x ".join(map(str, tier.torus_shape))
+            raise ValueError(f"{where}: {shape} holds {holds} accelerators, too few for the domain (got {wanted})")
 
 
 def load_cluster(what: str | Path | Mapping[str, Any] | Cluster, accelerators: int | None = None) -> Cluster:

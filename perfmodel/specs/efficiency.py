@@ -20,6 +20,7 @@ __all__ = [
     "Fit",
     "FlashConstants",
     "FrameworkConstants",
+    "GroupedConstants",
     "InNetworkConstants",
     "MatmulConstants",
     "NetworkConstants",
@@ -37,6 +38,7 @@ _Whole = Annotated[int, Field(ge=1)]
 _Tile = Annotated[tuple[_Whole, _Whole], Field(strict=False)]
 _INHERITED_BY_NAME = (
     "matmul",
+    "grouped",
     "attention",
     "decode",
     "mla_decode",
@@ -45,8 +47,8 @@ _INHERITED_BY_NAME = (
     "framework",
     "custom_all_reduce",
 )
-_SAME_UNITS = {"fp16": "bf16"}
-"""Precisions that share the tensor-core rate and the element size of another, and so its constants."""
+_SAME_UNITS = {"fp16": "bf16", "mxfp8": "fp8"}
+"""Precisions that share the tensor-core rate of another (and nearly the element size), and so its constants."""
 
 
 class Fit(Spec):
@@ -93,6 +95,23 @@ class MatmulConstants(_Block):
     quantise_bytes: Annotated[float, Field(ge=0, le=100)] = 0.0
     sustained_slowdown: Annotated[float, Field(ge=0, le=1)] = 0.0
     settle_s: Annotated[float, Field(gt=0, le=1)] = 1e-3
+
+
+class GroupedConstants(_Block):
+    """Constants of the FFN of routed experts (`predict/grouped.py`): gather, two grouped products, weighted sum.
+
+    `tiles` [rows, columns] as in `MatmulConstants`, `core_load_ratio` [1] too. Shares of both peaks [1] and `exponent`
+    [1] are those of the products; the kernels around them take the time of `activation_passes` [1] times their least
+    traffic at the data-sheet bandwidth. `launch_s` [s] is the floor of all kernels together.
+    """
+
+    tiles: Annotated[tuple[_Tile, ...], Field(min_length=1, strict=False)]
+    compute_efficiency: _Share
+    memory_efficiency: _Share
+    exponent: Annotated[float, Field(ge=1, le=16)]
+    launch_s: _Seconds
+    core_load_ratio: Annotated[float, Field(gt=0, le=100)]
+    activation_passes: Annotated[float, Field(ge=0, le=100)]
 
 
 class TileConstants(_Block):
@@ -215,6 +234,7 @@ class _OwnConstants(SourcedSpec):
     id: str = "custom"
     relative: str | None = None
     matmul: dict[str, MatmulConstants] = Field(default_factory=dict)
+    grouped: dict[str, GroupedConstants] = Field(default_factory=dict)
     attention: dict[str, FlashConstants] = Field(default_factory=dict)
     decode: dict[str, DecodeConstants] = Field(default_factory=dict)
     mla_decode: dict[str, DecodeConstants | UnsplitLatentConstants] = Field(default_factory=dict)
@@ -250,14 +270,13 @@ class Efficiency(_OwnConstants):
     relative_spread: Quantity
     inherited: tuple[str, ...] = ()
 
-    def matmul_constants(self, dtype: str, untiled: bool = False) -> MatmulConstants:
-        """Constants of matrix products in `dtype` (fp16 has bf16's); raises `PlanError` where none were fitted.
+    def matmul_constants(self, dtype: str) -> MatmulConstants:
+        """Constants of matrix products in `dtype` (fp16 has bf16's); raises `PlanError` where none were fitted."""
+        return self._constants(self.matmul, "matrix products in", _SAME_UNITS.get(dtype, dtype))
 
-        `untiled` asks for those of the smooth roofline, where there are any.
-        """
-        name = _SAME_UNITS.get(dtype, dtype)
-        plain = f"{name}-untiled"
-        return self._constants(self.matmul, "matrix products in", plain if untiled and plain in self.matmul else name)
+    def grouped_constants(self, library: str, dtype: str) -> GroupedConstants:
+        """Constants of a library's FFN of routed experts in `dtype` (fp16 has bf16's); raises `PlanError`."""
+        return self._constants(self.grouped, "grouped products of", f"{library}-{_SAME_UNITS.get(dtype, dtype)}")
 
     def attention_constants(self, library: str) -> FlashConstants:
         """Constants of a fused attention library; raises `PlanError`."""
@@ -372,6 +391,7 @@ def _blocks(own: _OwnConstants) -> dict[str, _Block]:
     """Every block of constants by its dotted key."""
     groups: list[tuple[str, Mapping[Any, _Block]]] = [
         ("matmul", own.matmul),
+        ("grouped", own.grouped),
         ("attention", own.attention),
         ("decode", own.decode),
         ("mla_decode", own.mla_decode),

@@ -27,7 +27,8 @@ NUMBERS = (
 class Software(SourcedSpec):
     """One generation of a training stack, the same for all accelerators. Raises `SpecError`.
 
-    Switches say what the stack does; the six numbers are `host_layer_s` [s] to launch one layer forward,
+    Switches say what the stack does (`recompute_stops_early`: recomputation of a layer ends when its last saved tensor is
+    back, before the last product); the six numbers are `host_layer_s` [s] to launch one layer forward,
     `host_backward_ratio` [1] backward over forward, `exposed_share` [1] what an overlap leaves of the shorter activity,
     `loss_bytes_per_logit` [B] traffic of softmax and cross entropy forward and backward, `optimizer_bytes_per_param`
     [B] traffic of the optimizer step, and `workspace_bytes` [B] context, buffers and fragmentation.
@@ -46,6 +47,8 @@ class Software(SourcedSpec):
     overlap_tensor: Literal["none", "backward", "all"]
     overlap_pipeline: bool
     overlap_data: bool
+    context_parallel: Literal["ring", "all-gather", "all-to-all"] = "ring"
+    recompute_stops_early: bool = False
     calibrated_on: tuple[str, ...] = ()
     host_layer_s: QuantityOrZero
     host_backward_ratio: Quantity

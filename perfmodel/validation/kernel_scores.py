@@ -30,6 +30,7 @@ from perfmodel.specs.efficiency import Efficiency, load_efficiency
 from perfmodel.specs.registry import data_version, ids
 from perfmodel.validation.kernel_tables import Table, is_calibrate, load_roles, load_table, table_names
 from perfmodel.validation.layer_ops import OPERATIONS, data_sheet_seconds, layer_op_seconds, measured_seconds
+from perfmodel.validation.moe_scores import moe_families
 
 __all__ = ["KernelReport", "KernelScore", "run_kernels"]
 
@@ -156,6 +157,11 @@ def _columns(rows: Table, *names: str) -> list[Floats]:
 
 def _seconds(rows: Table) -> Floats:
     return np.asarray(rows["latency_us"] * 1e-6, dtype=np.float64)
+
+
+def _moe(table: str, accelerator: Accelerator, rows: Table) -> Iterator[_Family]:
+    for name, mine, predict, sheet in moe_families(accelerator, rows):
+        yield _Family(name, "without rows marked slow", mine, predict, sheet, _seconds(mine))
 
 
 def _gemm(table: str, accelerator: Accelerator, rows: Table) -> Iterator[_Family]:
@@ -305,6 +311,7 @@ _MAKERS: dict[str, Callable[[str, Accelerator, Table], Iterator[_Family]]] = {
     "attention_prefill": _prefill,
     "attention_decode": _decode,
     "mla_": _mla,
+    "moe_": _moe,
     "vidur_layer": _layer_ops,
     "nccl": _nccl,
     "custom_all_reduce": _custom,

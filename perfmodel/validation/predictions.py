@@ -6,16 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from perfmodel.formulas.overlap import host_exposed_time, straggler_slowdown
+from perfmodel.predict.activations import activation_bytes_of_layer
 from perfmodel.predict.cost import Cost, total
-from perfmodel.predict.layer import Layer, layer
-from perfmodel.predict.memory import activation_bytes_of_layer
+from perfmodel.predict.layer import Layer
+from perfmodel.predict.records import TrainingEstimate
+from perfmodel.predict.share import Share
 from perfmodel.predict.step import StepModel
 from perfmodel.predict.training import estimate_training, training_task
 from perfmodel.predict.uncertainty import interval_of
 from perfmodel.specs.cluster import load_cluster
 from perfmodel.specs.huggingface import load_model
 from perfmodel.specs.software import Software, load_software
-from perfmodel.validation.sources import Row
+from perfmodel.validation.sources import Row, model_of
 
 __all__ = ["TABLE_4", "Prediction", "layer_phase_time", "layer_row_time", "layer_steps", "layer_times", "predict"]
 
@@ -59,7 +61,7 @@ def layer_steps(
     task = training_task(
         model, machine, global_batch=micro_batch, seq_len=seq_len, precision=precision, software=software
     )
-    return task.steps.at_burst_clocks()
+    return task.steps.with_(load_s=0.0)
 
 
 def layer_times(
@@ -80,16 +82,7 @@ def layer_phase_time(
     steps: StepModel, *, phase: str, recompute: str, sequence_parallel: bool, tp: int, micro_batch: int, seq_len: int
 ) -> float:
     """Seconds of one phase of one layer on `tp` accelerators that wait for each other; backward recomputes first."""
-    block = layer(
-        steps.model,
-        steps.kernels,
-        steps.links,
-        steps.software,
-        tp=float(tp),
-        micro_batch=float(micro_batch),
-        seq_len=seq_len,
-        sequence_parallel=sequence_parallel,
-    )
+    block = steps.layer(Share(float(micro_batch), seq_len, float(tp), sequence_parallel=sequence_parallel))
     host_s = float(steps.software.host_layer_s)
     slow = straggler_slowdown(float(tp), steps.relative_spread)
     forward = _phase_time(block, block.forward, host_s, slow)
@@ -121,17 +114,21 @@ def _phase_time(block: Layer, phase: dict[str, Cost], host_s: float, slow: float
     return all_s + slow * device_s + float(host_exposed_time(all_s, host_s))
 
 
-def _step_time(row: Row, source_id: str) -> Prediction:
-    cluster = load_cluster(row.cluster, accelerators=row.accelerators)
-    estimate = estimate_training(
-        row.model,
-        cluster,
+def _estimate(row: Row) -> TrainingEstimate:
+    return estimate_training(
+        model_of(row),
+        load_cluster(row.cluster, accelerators=row.accelerators),
         layout=row.layout(),
         global_batch=row.global_batch,
         seq_len=row.seq_len,
         precision=row.precision,
         software=row.software,
+        optimizer=row.optimizer,
     )
+
+
+def _step_time(row: Row, source_id: str) -> Prediction:
+    estimate = _estimate(row)
     return Prediction(
         value=estimate.step_time_s,
         interval=interval_of(estimate.step_time_s, estimate.warnings, leave_out=source_id),
@@ -140,6 +137,10 @@ def _step_time(row: Row, source_id: str) -> Prediction:
         peak_s=estimate.hfu * estimate.step_time_s,
         model_flop_per_s=estimate.model_flop_per_s_per_accelerator,
     )
+
+
+def _peak_memory(row: Row, source_id: str) -> Prediction:
+    return Prediction(_estimate(row).memory_bytes.total)
 
 
 def _layer_phase(row: Row, source_id: str) -> Prediction:
@@ -159,17 +160,8 @@ def _activation_share(row: Row, source_id: str) -> Prediction:
     model, software = load_model(row.model), load_software(row.software)
 
     def kept_bytes(sequence_parallel: bool, recompute: str) -> float:
-        return float(
-            activation_bytes_of_layer(
-                model,
-                software,
-                tp=float(row.tp),
-                micro_batch=float(row.micro_batch),
-                seq_len=row.seq_len,
-                sequence_parallel=sequence_parallel,
-                recompute=recompute,
-            )
-        )
+        share = Share(float(row.micro_batch), row.seq_len, float(row.tp), sequence_parallel=sequence_parallel)
+        return float(activation_bytes_of_layer(model, software, share, recompute))
 
     return Prediction(kept_bytes(row.sequence_parallel, row.recompute) / kept_bytes(False, "none"))
 
@@ -178,6 +170,9 @@ _PREDICTORS: dict[str, Callable[[Row, str], Prediction]] = {
     "step_time": _step_time,
     "hardware_flop_per_s_per_accelerator": _step_time,
     "model_flop_per_s_per_accelerator": _step_time,
+    "tokens_per_s_per_accelerator": _step_time,
+    "samples_per_s_per_accelerator": _step_time,
+    "peak_memory": _peak_memory,
     "layer_forward_time": _layer_phase,
     "layer_backward_time": _layer_phase,
     "activation_share_of_tensor_parallel": _activation_share,

@@ -1,0 +1,65 @@
+"""A layout as the step model takes it: numbers that may be arrays, and plain switches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from perfmodel.predict.cost import Number
+from perfmodel.predict.share import Share
+
+__all__ = ["Degrees"]
+
+
+@dataclass(frozen=True, slots=True)
+class Degrees:
+    """Degrees and micro-batch may be arrays; the rest is the same for all layouts that are priced together.
+
+    `shards` is the number of ranks among which ZeRO cuts its states; `recompute_layers` the layers of a stage that full
+    recomputation repeats (None: all); `offload_share` [1] of the kept activations goes to the host.
+    """
+
+    tp: Number
+    pp: Number
+    dp: Number
+    vpp: Number
+    micro_batch: Number
+    shards: Number
+    cp: Number = 1.0
+    ep: Number = 1.0
+    etp: Number = 1.0
+    zero_stage: int = 1
+    sequence_parallel: bool = False
+    recompute: str = "none"
+    recompute_modules: tuple[str, ...] = ()
+    recompute_layers: float | None = None
+    stage_layers: tuple[int, ...] | None = None
+    offload_share: float = 0.0
+    gpipe: bool = False
+
+    @property
+    def accelerators(self) -> Number:
+        """Accelerators used."""
+        return self.tp * self.pp * self.dp * self.cp
+
+    @property
+    def data_ranks(self) -> Number:
+        """Ranks that hold the same weights and see different tokens."""
+        return self.dp * self.cp
+
+    @property
+    def expert_data_ranks(self) -> Number:
+        """Ranks that hold the same experts."""
+        return self.dp * self.cp * self.tp / (self.ep * self.etp)
+
+    def share(self, seq_len: int, document_len: float | None = None) -> Share:
+        """What one rank holds of a layer."""
+        return Share(
+            self.micro_batch,
+            seq_len,
+            self.tp,
+            self.cp,
+            self.ep,
+            self.etp,
+            self.sequence_parallel,
+            document_len,
+        )
