@@ -41,13 +41,15 @@ class DataParallel:
         d = self.degrees
         params = self._fullest(stages)
         learns = self.weights.trainable.share
-        scatter = self._reduce(params.dense * learns, d.data_ranks, d.tp)
-        gathered, updated = self._gather(params.dense, d.tp), self._gather(params.dense * learns, d.tp)
+        # ZeRO-3, and FSDP whatever it shards, gather and reduce layer by layer, the others all at once.
+        messages = stages.full if d.zero_stage >= 3 or self.software.shards_by_layer else 1.0
+        scatter = self._reduce(params.dense * learns, d.data_ranks, d.tp, messages)
+        gathered, updated = self._gather(params.dense, d.tp, messages), self._gather(params.dense * learns, d.tp, messages)
         if self.weights.model.experts is not None:
             inside = d.ep * d.etp
-            scatter = scatter + self._reduce(params.experts * learns, d.expert_data_ranks, inside)
-            gathered = gathered + self._gather(params.experts, inside)
-            updated = updated + self._gather(params.experts * learns, inside)
+            scatter = scatter + self._reduce(params.experts * learns, d.expert_data_ranks, inside, messages)
+            gathered = gathered + self._gather(params.experts, inside, messages)
+            updated = updated + self._gather(params.experts * learns, inside, messages)
         if d.zero_stage < 3:
             pieces = [("gradients", scatter, windows.backward)]
             if d.zero_stage:
@@ -76,20 +78,21 @@ class DataParallel:
     def _fullest(self, stages: Stages) -> ParamsPerRank:
         return self.weights.params(stages.full, True, where(less(self.degrees.pp, 2), 1.0, 0.0))
 
-    def _reduce(self, n_params: Number, ranks: Number, stride: Number) -> Cost:
+    def _reduce(self, n_params: Number, ranks: Number, stride: Number, messages: Number) -> Cost:
         """Gradients of `n_params` over `ranks`: an all-reduce, or a reduce-scatter with an all-reduce of the shards."""
-        d, n_bytes = self.degrees, n_params * self.weights.gradient_bytes
+        d, n_bytes = self.degrees, n_params * self.weights.gradient_bytes / messages
         if d.zero_stage == 0:
             return self.links.collective("all_reduce", n_bytes, ranks, stride)
         replicas = d.data_ranks / d.shards
         inside = maximum(ranks / replicas, 1.0)
         scatter = self.links.collective("reduce_scatter", n_bytes, inside, stride)
-        return scatter + self.links.collective("all_reduce", n_bytes / inside, replicas, stride * inside)
+        between = self.links.collective("all_reduce", n_bytes / inside, replicas, stride * inside)
+        return (scatter + between) * messages
 
-    def _gather(self, n_params: Number, stride: Number) -> Cost:
+    def _gather(self, n_params: Number, stride: Number, messages: Number) -> Cost:
         """Weights of `n_params` from the ranks that share them out; `stride` ranks hold different weights."""
         ranks = maximum(self.degrees.shards * self.degrees.tp / stride, 1.0)
-        return self.links.collective("all_gather", n_params * WEIGHT_BYTES, ranks, stride)
+        return self.links.collective("all_gather", n_params * WEIGHT_BYTES / messages, ranks, stride) * messages
 
     def _behind(self, window_s: Number, cost: Cost) -> Cost:
         if not self.software.overlap_data:

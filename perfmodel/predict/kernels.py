@@ -25,16 +25,30 @@ class Kernels(AttentionKernels):
     """The kernels of one accelerator in one precision; sizes are floats or float64 arrays that broadcast.
 
     `load_s` [s] is how long the device has been at full load: 0 for a kernel alone, `STEADY_LOAD_S` inside a step.
+    `casts_apart` prices products whose operands arrive in their precision: a stack that casts in other kernels counts
+    that traffic there, where the tables of serving libraries count it in the product.
     """
 
-    def __init__(self, accelerator: Accelerator, efficiency: Efficiency, dtype: str, load_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        efficiency: Efficiency,
+        dtype: str,
+        load_s: float = 0.0,
+        casts_apart: bool = False,
+    ) -> None:
         super().__init__(accelerator, efficiency)
         self.accelerator, self.dtype, self.load_s = accelerator, dtype, load_s
         form = matmul_format(dtype)
         # Between products activations are 16 bits wide, whatever the products' own precision.
         self.activation_bytes = _ACTIVATION_BYTES.get(dtype, 2.0)
         self.flop_per_s = float(accelerator.peak(form.peak))
-        self._matmul = TiledMatmul(accelerator, dtype, efficiency.matmul_constants(dtype), load_s)
+        constants = efficiency.matmul_constants(dtype)
+        if casts_apart and constants.quantise_bytes:
+            # The table's floor is that of two launches, the cast's and the product's.
+            launch_s = min(constants.launch_s, efficiency.matmul_constants("bf16").launch_s)
+            constants = constants.model_copy(update={"quantise_bytes": 0.0, "launch_s": launch_s})
+        self._matmul = TiledMatmul(accelerator, dtype, constants, load_s)
 
     @cached_property
     def _grouped(self) -> GroupedMatmul | None:

@@ -81,7 +81,7 @@ def _layer_of(
             backward[product.name] = backward[product.name] + adapter * 2.0
     core_forward, core_backward = mixer_core(model, kind, kernels, software, share)
     forward["attention_core"], backward["attention_core"] = core_forward, core_backward
-    traffic, launches = elementwise_traffic(model, kind, software, share)
+    traffic, launches = elementwise_traffic(model, kind, software, share, kernels.dtype)
     for costs, n_bytes in zip((forward, backward), traffic, strict=True):
         costs["elementwise"] = kernels.elementwise(n_bytes, software.elementwise_library, launches)
     exchanges = Exchanges(model, kind, kernels, links, software, share)

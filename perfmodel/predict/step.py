@@ -72,7 +72,7 @@ class StepModel:
         self.model, self.cluster, self.software, self.efficiency = model, cluster, software, efficiency
         self.dtype, self.optimizer, self.document_len = dtype, optimizer, document_len
         self.trainable = trainable_of(trainable, model)
-        self.kernels = Kernels(cluster.accelerator, efficiency, dtype, load_s)
+        self.kernels = Kernels(cluster.accelerator, efficiency, dtype, load_s, casts_apart=True)
         self.links = Links(cluster, efficiency)
         self.relative_spread = float(efficiency.relative_spread)
 

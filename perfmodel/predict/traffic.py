@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from perfmodel.predict.cost import Number
+from perfmodel.predict.matmul import matmul_format
 from perfmodel.predict.share import Share
 from perfmodel.specs.architecture import Architecture
 from perfmodel.specs.blocks import LayerKind
@@ -22,6 +23,7 @@ _FORK = (0.0, 6.0)
 CAUSAL_SOFTMAX = (3.0, 4.0)
 SCORE_DROPOUT = (5.0, 5.0)
 _COPY = (4.0, 4.0)
+_SIXTEEN_BITS = 2.0
 _ROPE = (4.0, 4.0)
 _ACTIVATION = {False: (4.0, 6.0), True: (6.0, 10.0)}
 # Copies of a token to its experts and the weighted sum of what they return, per copy: in and out each way.
@@ -31,19 +33,36 @@ _STATE_MIXER = (12.0, 24.0)
 
 
 def elementwise_traffic(
-    model: Architecture, kind: LayerKind, software: Software, share: Share
+    model: Architecture, kind: LayerKind, software: Software, share: Share, dtype: str
 ) -> tuple[tuple[Number, Number], float]:
     """Bytes [B] of one layer on one rank, forward and backward, and how many kernels move them."""
     hidden = share.tokens * model.d_model / share.shards
     adds = _ADD_WITH_DROPOUT if model.dropout else _ADD
     branches = (kind.mixer != "none") + (kind.ffn != "none")
     phases = []
+    cast = _cast_bytes(model, kind, share, dtype)
     for phase in (0, 1):
         norms = model.norms_per_layer * _NORM[software.norm_backward][phase]
         n_bytes = (norms + branches * (adds[phase] + _FORK[phase])) * hidden
         n_bytes = n_bytes + _mixer_bytes(model, kind, software, share, phase)
-        phases.append(n_bytes + _ffn_bytes(model, kind, share, phase))
+        phases.append(n_bytes + _ffn_bytes(model, kind, share, phase) + cast[phase])
     return (phases[0], phases[1]), model.norms_per_layer + 2.0 * branches
+
+
+def _cast_bytes(model: Architecture, kind: LayerKind, share: Share, dtype: str) -> tuple[Number, Number]:
+    """Inputs of all products forward and gradients of their results backward, turned into a narrower format."""
+    narrow = matmul_format(dtype).left_bytes
+    if narrow >= _SIXTEEN_BITS:
+        return 0.0, 0.0
+    # Read in 16 bits, written twice: the weight gradient sums over the other dimension.
+    per_element = _SIXTEEN_BITS + 2 * narrow
+    inputs: Number = 0.0
+    results: Number = 0.0
+    for product in model.products(kind):
+        copies = share.expert_tokens * model.experts_per_token if product.experts else share.rows(product)
+        n, k = share.columns(model, kind, product)
+        inputs, results = inputs + copies * k, results + copies * n
+    return per_element * inputs, per_element * results
 
 
 def _mixer_bytes(model: Architecture, kind: LayerKind, software: Software, share: Share, phase: int) -> Number:

@@ -49,6 +49,7 @@ class Software(SourcedSpec):
     overlap_data: bool
     context_parallel: Literal["ring", "all-gather", "all-to-all"] = "ring"
     recompute_stops_early: bool = False
+    shards_by_layer: bool = False
     calibrated_on: tuple[str, ...] = ()
     host_layer_s: QuantityOrZero
     host_backward_ratio: Quantity
