@@ -68,6 +68,11 @@ class Links:
         stays = less(ranks * stride, self._tiers[0].accelerators + 0.5)
         return _choose(stays, inside, outside)
 
+    @property
+    def inner_domain(self) -> float:
+        """Accelerators that the innermost tier connects."""
+        return float(self._tiers[0].accelerators)
+
     @staticmethod
     def algorithms(operation: str) -> tuple[str, ...]:
         """The names that `algorithm` may have, on one cluster or another."""

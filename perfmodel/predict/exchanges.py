@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from perfmodel.formulas.overlap import exposed_time
+from perfmodel.formulas.sparse import expected_touched_groups
+from perfmodel.ops import less, maximum, where
 from perfmodel.predict.communication import Links
 from perfmodel.predict.cost import Cost, Number, total
 from perfmodel.predict.kernels import Kernels
@@ -145,7 +147,9 @@ class Exchanges:
     def _experts(self) -> Cost:
         """Copies of tokens to the ranks of their experts and back; expert-tensor-parallel ranks share all copies."""
         share, experts = self.share, self.model.experts
-        copies = experts.experts_per_token if experts else 1
+        copies: Number = float(experts.experts_per_token) if experts else 1.0
+        if self.software.expert_dispatch == "per-node":
+            copies = self._distinct_nodes(copies)
         n_bytes = self.kernels.activation_bytes * share.tokens / share.tp * copies * self.model.d_model
         there_and_back = self.links.collective("all_to_all", n_bytes, share.ep, share.etp) * 2.0
         if not _used(share.etp):
@@ -156,6 +160,12 @@ class Exchanges:
             + self.links.collective("all_gather", gathered, share.etp)
             + self.links.collective("reduce_scatter", gathered, share.etp)
         )
+
+    def _distinct_nodes(self, copies: Number) -> Number:
+        """Messages of a token where one goes to each node that holds any of its experts; inside a node all copies."""
+        nodes = self.share.ep * self.share.etp / self.links.inner_domain
+        distinct = expected_touched_groups(copies, maximum(nodes, 1.0))
+        return where(less(nodes, 1.5), copies, distinct)
 
 
 def _used(degree: Number) -> bool:

@@ -58,6 +58,11 @@ class Kernels(AttentionKernels):
         except PlanError:
             return None
 
+    @property
+    def is_narrow(self) -> bool:
+        """Whether operands of products are cast to less than 16 bits."""
+        return matmul_format(self.dtype).left_bytes < self.activation_bytes
+
     def in_sixteen_bits(self) -> Kernels:
         """The same accelerator in bf16, where this is a narrower precision: products that stacks leave in 16 bits."""
         if self.dtype in ("fp32", "tf32", "fp16", "bf16"):

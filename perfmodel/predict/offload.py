@@ -35,5 +35,4 @@ def offload_node(
 
 
 def _host_byte_per_s(cluster: Cluster) -> float:
-    host = getattr(cluster, "host", None)
-    return float(host.pcie_byte_per_s) if host is not None else HOST_LINK_BYTE_PER_S
+    return float(cluster.host.pcie_byte_per_s) if cluster.host is not None else HOST_LINK_BYTE_PER_S

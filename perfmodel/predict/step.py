@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from perfmodel.formulas.elementwise import vocabulary_loss_bytes
-from perfmodel.formulas.overlap import host_exposed_time, straggler_slowdown
+from perfmodel.formulas.overlap import straggler_slowdown
 from perfmodel.formulas.pipeline import p2p_message_bytes, pipeline_bubble_time
 from perfmodel.ops import less, maximum, minimum, where
 from perfmodel.predict.communication import Links
@@ -13,6 +13,7 @@ from perfmodel.predict.cost import Cost, Node, Number, total
 from perfmodel.predict.data_parallel import DataParallel, Windows
 from perfmodel.predict.degrees import Degrees
 from perfmodel.predict.exchanges import EXCHANGES, hidden_exchange
+from perfmodel.predict.host import host_floor_s, host_wait_s
 from perfmodel.predict.kernels import STEADY_LOAD_S, Kernels
 from perfmodel.predict.layer import Layer, layer, matmul_backward
 from perfmodel.predict.memory import Memory, peak_memory
@@ -109,7 +110,8 @@ class StepModel:
         device, exchanges = self._layer_terms(block, repeated, layers)
         compute = Node.of("layers", *device)
         edge = self._edge_node(ends, n_microbatches, d.pp, head_binds)
-        host = self._host(block, repeated, layers)
+        waits = host_wait_s(self.model, self.software, self.kernels, block, _repeats_all(repeated), d.ep)
+        host = Node.wait("host", waits * layers, "host")
         bubble = self._bubble(block, repeated, stages, ends, d)
         slow = straggler_slowdown(d.accelerators, self.relative_spread)
         worked = compute.cost + edge.cost
@@ -187,17 +189,6 @@ class StepModel:
             Node("embedding", embedding * where(alone, n_microbatches, 0.0 * n_microbatches)),
         )
 
-    def _host(self, block: Layer, repeated: dict[str, Cost], layers: Number) -> Node:
-        forward_host = float(self.software.host_layer_s)
-        backward_host = forward_host * float(self.software.host_backward_ratio)
-        forward = total(block.forward.values()).seconds
-        waits = host_exposed_time(forward, forward_host) + host_exposed_time(
-            total(block.backward.values()).seconds, backward_host
-        )
-        if _repeats_all(repeated):
-            waits = waits + host_exposed_time(forward, forward_host)
-        return Node.wait("host", waits * layers, "host")
-
     def _bubble(
         self, block: Layer, repeated: dict[str, Cost], stages: Stages, ends: tuple[Cost, Cost], d: Degrees
     ) -> Node:
@@ -228,9 +219,7 @@ class StepModel:
         self, tree: Node, exchanges: list[Node], repeated: dict[str, Cost], layers: Number
     ) -> tuple[Number, Number]:
         """Perfect overlap: the longest of device, links and host. No overlap: everything in turn."""
-        host_forward = float(self.software.host_layer_s)
-        rounds = 1.0 + float(self.software.host_backward_ratio) + (1.0 if _repeats_all(repeated) else 0.0)
-        host_s = host_forward * rounds * layers
+        host_s = host_floor_s(self.software, _repeats_all(repeated)) * layers
         links_s = total(node.cost for node in exchanges).link_s
         return maximum(tree.cost.lower, links_s, host_s), tree.cost.upper + host_s
 

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from perfmodel.errors import PlanError, SpecError
 from perfmodel.specs import registry
 from perfmodel.specs.accelerator import Accelerator, load_accelerator
+from perfmodel.specs.host import Host, load_host
 from perfmodel.specs.network import Tier
 from perfmodel.specs.quantity import Quantity, QuantityOrZero, SourcedSpec
 
@@ -26,7 +27,7 @@ _KWH = Quantity(0.08, source="perfmodel", note="not given: about the mean price 
 class Cluster(SourcedSpec):
     """A cluster of `accelerators` equal accelerators; `tiers` stand innermost first. Raises `SpecError`.
 
-    `server_overhead_w` [W] is one accelerator's share of processors, network cards and fans at full load; `pue` [1]
+    `host` is what a node's accelerators lean on, where offloaded activations wait. `server_overhead_w` [W] is one accelerator's share of processors, network cards and fans at full load; `pue` [1]
     multiplies all power; `usd_per_hour` [USD/h] per accelerator stands instead of the accelerator's own price.
     """
 
@@ -36,6 +37,7 @@ class Cluster(SourcedSpec):
     accelerators: int
     accelerators_per_node: Annotated[int, Field(ge=1)]
     tiers: tuple[Tier, ...]
+    host: Host | None = None
     server_overhead_w: QuantityOrZero = _NO_OVERHEAD
     pue: Quantity = _NO_FACILITY
     usd_per_hour: QuantityOrZero | None = None
@@ -68,6 +70,16 @@ class Cluster(SourcedSpec):
             return load_accelerator(value)
         except SpecError as error:
             raise SpecError(f"accelerator: {error}") from None
+
+    @field_validator("host", mode="before")
+    @classmethod
+    def _named_host(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return load_host(value)
+        except SpecError as error:
+            raise SpecError(f"host: {error}") from None
 
     @field_validator("accelerators", mode="before")
     @classmethod

@@ -23,11 +23,12 @@ __all__ = ["KIND_FOLDERS", "data_folder", "data_version", "ids", "is_path", "loa
 KIND_FOLDERS = {
     "accelerators": ("hardware_specs", "accelerators"),
     "clusters": ("hardware_specs", "clusters"),
+    "hosts": ("hardware_specs", "hosts"),
     "efficiency": ("hardware_specs", "efficiency"),
     "software": ("hardware_specs", "software"),
     "models": ("models_zoo",),
 }
-_SINGULAR = {"accelerators": "accelerator", "clusters": "cluster", "models": "model"}
+_SINGULAR = {"accelerators": "accelerator", "clusters": "cluster", "hosts": "host", "models": "model"}
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -53,7 +54,7 @@ def data_version() -> str:
 
 
 def ids(kind: str) -> list[str]:
-    """The sorted ids of a kind (accelerators, clusters, efficiency, software, models). Raises `SpecError`."""
+    """The sorted ids of a kind (accelerators, clusters, hosts, efficiency, software, models). Raises `SpecError`."""
     folder = data_folder(kind)
     if not folder.is_dir():
         return []
