@@ -13,8 +13,8 @@ from perfmodel.calibrate.tables import is_calibrate
 from perfmodel.errors import PlanError, SpecError
 from perfmodel.formulas.matmul import tile_count, tile_loop_time, tiled_compute_time, wave_count
 from perfmodel.formulas.roofline import smooth_roofline_time
-from perfmodel.predict.kernels import STEADY_LOAD_S, Kernels
-from perfmodel.predict.matmul import MATMUL_FORMATS, ROWS_PER_BLOCK, TiledMatmul
+from perfmodel.predict.kernels import Kernels
+from perfmodel.predict.matmul import MATMUL_FORMATS, ROWS_PER_BLOCK, STEADY_LOAD_S, TiledMatmul
 from perfmodel.specs.accelerator import load_accelerator
 from perfmodel.specs.cluster import load_cluster
 from perfmodel.specs.efficiency import load_efficiency
@@ -39,8 +39,8 @@ HELD_OUT = {
 }
 
 
-def kernels(id: str = "h100-sxm", dtype: str = "bf16", load_s: float = 0.0) -> Kernels:
-    return Kernels(load_accelerator(id), load_efficiency(id), dtype, load_s)
+def kernels(id: str = "h100-sxm", dtype: str = "bf16", steady: bool = False) -> Kernels:
+    return Kernels(load_accelerator(id), load_efficiency(id), dtype, steady=steady)
 
 
 def held_out_error(id: str, dtype: str, constants_of: str | None = None) -> Floats:
@@ -89,7 +89,7 @@ def test_long_kernels_settle_below_burst_clocks(id: str) -> None:
 
 def test_a_steady_load_slows_a_short_product_and_leaves_a_long_one() -> None:
     short, long = (512.0, 4096.0, 4096.0), (65536.0, 32768.0, 65536.0)
-    steady, burst = kernels(load_s=STEADY_LOAD_S), kernels()
+    steady, burst = kernels(steady=True), kernels()
     assert steady.matmul(*short).seconds > 1.05 * burst.matmul(*short).seconds
     assert steady.matmul(*long).seconds == burst.matmul(*long).seconds
 

@@ -79,7 +79,7 @@ def _residuals(constants: NDArray[np.float64]) -> NDArray[np.float64]:
 def _steps(memory_efficiency: float, exposed_share: float) -> StepModel:
     base = layer_steps()
     software = base.software.model_copy(update={"exposed_share": Quantity(max(exposed_share, 1e-9))})
-    return StepModel(base.model, base.cluster, _efficiency(memory_efficiency), software, dtype=base.dtype, load_s=0.0)
+    return StepModel(base.model, base.cluster, _efficiency(memory_efficiency), software, dtype=base.dtype, steady=False)
 
 
 def _efficiency(memory_efficiency: float) -> Efficiency:

@@ -44,7 +44,10 @@ class DataParallel:
         # ZeRO-3, and FSDP whatever it shards, gather and reduce layer by layer, the others all at once.
         messages = stages.full if d.zero_stage >= 3 or self.software.shards_by_layer else 1.0
         scatter = self._reduce(params.dense * learns, d.data_ranks, d.tp, messages)
-        gathered, updated = self._gather(params.dense, d.tp, messages), self._gather(params.dense * learns, d.tp, messages)
+        gathered, updated = (
+            self._gather(params.dense, d.tp, messages),
+            self._gather(params.dense * learns, d.tp, messages),
+        )
         if self.weights.model.experts is not None:
             inside = d.ep * d.etp
             scatter = scatter + self._reduce(params.experts * learns, d.expert_data_ranks, inside, messages)

@@ -13,10 +13,8 @@ from perfmodel.predict.matmul import TiledMatmul, matmul_format
 from perfmodel.specs.accelerator import Accelerator
 from perfmodel.specs.efficiency import Efficiency
 
-__all__ = ["STEADY_LOAD_S", "Kernels"]
+__all__ = ["Kernels"]
 
-STEADY_LOAD_S = 0.04
-"""How far the 16-bit tables of all accelerators see clocks settle: each holds five kernels that take longer."""
 
 _ACTIVATION_BYTES = {"fp32": 4.0, "tf32": 4.0}
 
@@ -24,7 +22,7 @@ _ACTIVATION_BYTES = {"fp32": 4.0, "tf32": 4.0}
 class Kernels(AttentionKernels):
     """The kernels of one accelerator in one precision; sizes are floats or float64 arrays that broadcast.
 
-    `load_s` [s] is how long the device has been at full load: 0 for a kernel alone, `STEADY_LOAD_S` inside a step.
+    `steady` prices products inside a lasting load, where clocks have settled as far as the tables see.
     `casts_apart` prices products whose operands arrive in their precision: a stack that casts in other kernels counts
     that traffic there, where the tables of serving libraries count it in the product.
     """
@@ -34,11 +32,12 @@ class Kernels(AttentionKernels):
         accelerator: Accelerator,
         efficiency: Efficiency,
         dtype: str,
-        load_s: float = 0.0,
+        *,
+        steady: bool = False,
         casts_apart: bool = False,
     ) -> None:
         super().__init__(accelerator, efficiency)
-        self.accelerator, self.dtype, self.load_s = accelerator, dtype, load_s
+        self.accelerator, self.dtype, self.steady = accelerator, dtype, steady
         form = matmul_format(dtype)
         # Between products activations are 16 bits wide, whatever the products' own precision.
         self.activation_bytes = _ACTIVATION_BYTES.get(dtype, 2.0)
@@ -48,7 +47,7 @@ class Kernels(AttentionKernels):
             # The table's floor is that of two launches, the cast's and the product's.
             launch_s = min(constants.launch_s, efficiency.matmul_constants("bf16").launch_s)
             constants = constants.model_copy(update={"quantise_bytes": 0.0, "launch_s": launch_s})
-        self._matmul = TiledMatmul(accelerator, dtype, constants, load_s)
+        self._matmul = TiledMatmul(accelerator, dtype, constants, steady)
 
     @cached_property
     def _grouped(self) -> GroupedMatmul | None:
@@ -67,7 +66,7 @@ class Kernels(AttentionKernels):
         """The same accelerator in bf16, where this is a narrower precision: products that stacks leave in 16 bits."""
         if self.dtype in ("fp32", "tf32", "fp16", "bf16"):
             return self
-        return Kernels(self.accelerator, self.efficiency, "bf16", self.load_s)
+        return Kernels(self.accelerator, self.efficiency, "bf16", steady=self.steady)
 
     def matmul(self, m: Number, n: Number, k: Number, count: Number = 1.0, extra_bytes: Number = 0.0) -> Cost:
         """`count` products (m, k) x (k, n) in one launch, moving `extra_bytes` [B] beyond operands and result."""

@@ -25,10 +25,12 @@ from perfmodel.predict.cost import Cost, Number
 from perfmodel.specs.accelerator import Accelerator
 from perfmodel.specs.efficiency import MatmulConstants
 
-__all__ = ["MATMUL_FORMATS", "MatmulFormat", "TiledMatmul", "matmul_format"]
+__all__ = ["MATMUL_FORMATS", "STEADY_LOAD_S", "MatmulFormat", "TiledMatmul", "matmul_format"]
 
 ROWS_PER_BLOCK = 16384
 """Rows of an array that are worked on together: their intermediate results stay in cache."""
+STEADY_LOAD_S = 0.042
+"""How far the 16-bit tables see clocks settle: those of A100, H100 and B200 each hold five kernels that take longer."""
 PARTIAL_BYTES = 4.0
 """Size of a partial sum, single precision."""
 
@@ -71,12 +73,12 @@ def matmul_format(dtype: str) -> MatmulFormat:
 class TiledMatmul:
     """Matrix products in one format with the constants of one library; sizes are floats or float64 arrays.
 
-    `load_s` [s] is how long the device has been at full load when a product starts.
+    `steady` prices products inside a lasting load instead of alone.
     """
 
-    def __init__(self, accelerator: Accelerator, dtype: str, constants: MatmulConstants, load_s: float = 0.0) -> None:
+    def __init__(self, accelerator: Accelerator, dtype: str, constants: MatmulConstants, steady: bool = False) -> None:
         self.format = matmul_format(dtype)
-        self.load_s = load_s
+        self.load_s = STEADY_LOAD_S if steady else 0.0
         self.constants = constants
         self.n_cores = float(accelerator.n_cores)
         self.flop_per_s = constants.compute_efficiency * float(accelerator.peak(self.format.peak))

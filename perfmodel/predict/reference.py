@@ -11,7 +11,7 @@ from math import ceil
 
 from perfmodel.formulas.overlap import straggler_slowdown
 from perfmodel.predict.communication import Links
-from perfmodel.predict.kernels import STEADY_LOAD_S, Kernels
+from perfmodel.predict.kernels import Kernels
 from perfmodel.predict.layout import ParallelLayout
 from perfmodel.specs.architecture import Architecture
 from perfmodel.specs.cluster import Cluster
@@ -33,7 +33,7 @@ def reference_step_time_s(
 ) -> float:
     """Seconds of one step; for layouts with full recomputation, no sequence parallelism, and layers that divide."""
     # In a step the clocks have settled.
-    kernels = Kernels(cluster.accelerator, efficiency, dtype, STEADY_LOAD_S)
+    kernels = Kernels(cluster.accelerator, efficiency, dtype, steady=True)
     links = Links(cluster, efficiency)
     tp, pp, dp, micro_batch = layout.tp, layout.pp, layout.dp, layout.micro_batch
     n_microbatches = global_batch // (dp * micro_batch)

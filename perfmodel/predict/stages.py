@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from perfmodel.ops import ceil_div, maximum, minimum
+from perfmodel.ops import ceil_div, less, maximum, minimum, where
 from perfmodel.predict.cost import Number
 
-__all__ = ["Stages", "place_layers"]
+__all__ = ["Stages", "place_layers", "relieve_head"]
+
+_MOST_MOVED = 8
+"""Layers that a pipeline layout takes from the last stage at most; heavier heads stand nearly alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,3 +39,26 @@ def place_layers(n_layers: int, pp: Number, vpp: Number, stage_layers: tuple[int
     first = full - minimum(maximum(spare - 1.0, 0.0), 1.0)
     alone = minimum(pp - 1.0, 1.0)
     return Stages(full, alone * first + (1.0 - alone) * full, alone * last + (1.0 - alone) * full, n_layers / pp)
+
+
+def relieve_head(stages: Stages, n_layers: int, pp: Number, head_layers: Number) -> Stages:
+    """The stages after moving layers away from the head, which costs as much as `head_layers` of them.
+
+    As a pipeline layout does that names the chunk of every layer: whole layers move to the other stages while that
+    shortens the slowest one.
+    """
+    others = maximum(pp - 1.0, 1.0)
+    best, best_slowest = stages, maximum(stages.full, stages.last + head_layers)
+    for moved in range(1, _MOST_MOVED + 1):
+        last = maximum(stages.last - moved, 0.0)
+        full = ceil_div(n_layers - last, others)
+        slowest = where(less(pp, 2), best_slowest, maximum(full, last + head_layers))
+        better = less(slowest, best_slowest)
+        best = Stages(
+            where(better, full, best.full),
+            where(better, minimum(full, stages.first + 1.0), best.first),
+            where(better, last, best.last),
+            stages.average,
+        )
+        best_slowest = minimum(slowest, best_slowest)
+    return best

@@ -14,13 +14,13 @@ from perfmodel.predict.data_parallel import DataParallel, Windows
 from perfmodel.predict.degrees import Degrees
 from perfmodel.predict.exchanges import EXCHANGES, hidden_exchange
 from perfmodel.predict.host import host_floor_s, host_wait_s
-from perfmodel.predict.kernels import STEADY_LOAD_S, Kernels
+from perfmodel.predict.kernels import Kernels
 from perfmodel.predict.layer import Layer, layer, matmul_backward
 from perfmodel.predict.memory import Memory, peak_memory
 from perfmodel.predict.offload import offload_node
 from perfmodel.predict.recompute import recompute_flops, repeated_costs
 from perfmodel.predict.share import Share
-from perfmodel.predict.stages import Stages, place_layers
+from perfmodel.predict.stages import Stages, place_layers, relieve_head
 from perfmodel.predict.trainable import trainable_of
 from perfmodel.predict.weights import Weights
 from perfmodel.specs.architecture import Architecture
@@ -54,7 +54,7 @@ class StepModel:
     """Prices steps of one model on one cluster with one software generation and precision.
 
     `trainable` says which weights learn, `document_len` [tokens] how long the documents packed into a sequence are,
-    `load_s` [s] how long the accelerator has been at full load.
+    `steady` whether clocks have settled under the load.
     """
 
     def __init__(
@@ -68,17 +68,17 @@ class StepModel:
         optimizer: str = "adam-mixed",
         trainable: str = "all",
         document_len: float | None = None,
-        load_s: float = STEADY_LOAD_S,
+        steady: bool = True,
     ) -> None:
         self.model, self.cluster, self.software, self.efficiency = model, cluster, software, efficiency
         self.dtype, self.optimizer, self.document_len = dtype, optimizer, document_len
         self.trainable = trainable_of(trainable, model)
-        self.kernels = Kernels(cluster.accelerator, efficiency, dtype, load_s, casts_apart=True)
+        self.kernels = Kernels(cluster.accelerator, efficiency, dtype, steady=steady, casts_apart=True)
         self.links = Links(cluster, efficiency)
         self.relative_spread = float(efficiency.relative_spread)
 
-    def with_(self, *, software: Software | None = None, load_s: float = STEADY_LOAD_S) -> StepModel:
-        """The same model with other software, or at burst clocks (`load_s` 0) for a layer that is timed alone."""
+    def with_(self, *, software: Software | None = None, steady: bool = True) -> StepModel:
+        """The same model with other software, or at burst clocks (not `steady`) for a layer that is timed alone."""
         return StepModel(
             self.model,
             self.cluster,
@@ -88,7 +88,7 @@ class StepModel:
             optimizer=self.optimizer,
             trainable=self.trainable.name,
             document_len=self.document_len,
-            load_s=load_s,
+            steady=steady,
         )
 
     def layer(self, share: Share) -> Layer:
@@ -104,7 +104,9 @@ class StepModel:
         weights = Weights(self.model, self.software, d, self.dtype, self.optimizer, self.trainable)
         block = self.layer(share)
         repeated = repeated_costs(self.software, block, d, stages.full)
-        ends = self._ends(share)
+        ends = self._ends(share, block)
+        if self.software.places_layers_freely and d.stage_layers is None:
+            stages = relieve_head(stages, self.model.n_layers, d.pp, ends[0].seconds / _all_of(block, repeated).seconds)
         slots, head_binds = _bottleneck(stages, block, repeated, ends)
         layers = n_microbatches * slots
         device, exchanges = self._layer_terms(block, repeated, layers)
@@ -139,8 +141,8 @@ class StepModel:
         flops = recompute_flops(self.model, self.software, d, stages.full, global_batch, seq_len)
         return Step(tree, lower, upper, memory, flops)
 
-    def _ends(self, share: Share) -> tuple[Cost, Cost]:
-        """Head with loss, and embedding, of one micro-batch, forward and backward."""
+    def _ends(self, share: Share, block: Layer) -> tuple[Cost, Cost]:
+        """Head with loss, and embedding, of one micro-batch, both passes; layers that predict further tokens too."""
         model, kernels, library = self.model, self.kernels, self.software.elementwise_library
         tokens = share.tokens
         columns = model.vocab_padded / share.tp
@@ -149,7 +151,7 @@ class StepModel:
         trains = self.trainable.trains_all
         head = (self._head_products(tokens, share, trains) + kernels.elementwise(loss, library, 6.0) + exchange) * (
             1.0 + model.mtp_layers
-        )
+        ) + _all_of(block, {}) * float(model.mtp_layers)
         embedding = (
             kernels.elementwise(_EMBEDDING_BYTES * tokens * model.d_model / share.shards, library, 4.0) + exchange
         )
@@ -192,7 +194,7 @@ class StepModel:
     def _bubble(
         self, block: Layer, repeated: dict[str, Cost], stages: Stages, ends: tuple[Cost, Cost], d: Degrees
     ) -> Node:
-        per_layer = total([*block.forward.values(), *block.backward.values(), *repeated.values()])
+        per_layer = _all_of(block, repeated)
         stage = per_layer * stages.average + (ends[0] + ends[1]) * (1.0 / d.pp)
         seconds, lower, upper = (
             pipeline_bubble_time(x, d.pp, d.vpp) for x in (stage.seconds, stage.lower, stage.upper)
@@ -224,6 +226,11 @@ class StepModel:
         return maximum(tree.cost.lower, links_s, host_s), tree.cost.upper + host_s
 
 
+def _all_of(block: Layer, repeated: dict[str, Cost]) -> Cost:
+    """A layer and a micro-batch, all passes."""
+    return total([*block.forward.values(), *block.backward.values(), *repeated.values()])
+
+
 def _repeats_all(repeated: dict[str, Cost]) -> bool:
     return "elementwise" in repeated
 
@@ -232,7 +239,7 @@ def _bottleneck(
     stages: Stages, block: Layer, repeated: dict[str, Cost], ends: tuple[Cost, Cost]
 ) -> tuple[Number, Number]:
     """Layers of the slowest stage, and 1 where that stage also holds the head."""
-    per_layer = total([*block.forward.values(), *block.backward.values(), *repeated.values()]).seconds
+    per_layer = _all_of(block, repeated).seconds
     with_head = stages.last * per_layer + ends[0].seconds
     head_binds = where(less(with_head, stages.full * per_layer), 0.0, 1.0)
     return where(less(with_head, stages.full * per_layer), stages.full, stages.last), head_binds

@@ -50,6 +50,7 @@ class Software(SourcedSpec):
     context_parallel: Literal["ring", "all-gather", "all-to-all"] = "ring"
     recompute_stops_early: bool = False
     shards_by_layer: bool = False
+    places_layers_freely: bool = False
     expert_counts_on_host: bool = False
     expert_dispatch: Literal["per-copy", "per-node"] = "per-copy"
     calibrated_on: tuple[str, ...] = ()

@@ -61,7 +61,7 @@ def layer_steps(
     task = training_task(
         model, machine, global_batch=micro_batch, seq_len=seq_len, precision=precision, software=software
     )
-    return task.steps.with_(load_s=0.0)
+    return task.steps.with_(steady=False)
 
 
 def layer_times(
