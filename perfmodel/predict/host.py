@@ -1,56 +1,85 @@
-"""What the host adds to a step: launches that come late, and experts that wait for their token counts."""
+"""What the host adds to a step: launches that come late, messages that wait for it, experts whose tokens it counts.
+
+All costs are a number of launches; `host_layer_s` of a software generation is the time of those of a dense layer.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from perfmodel.formulas.overlap import host_exposed_time
-from perfmodel.predict.cost import Number, total
+from perfmodel.ops import less, where
+from perfmodel.predict.cost import Cost, Number, total
 from perfmodel.predict.kernels import Kernels
 from perfmodel.predict.layer import Layer
+from perfmodel.predict.share import Share
 from perfmodel.specs.architecture import Architecture
 from perfmodel.specs.software import Software
 
-__all__ = ["host_floor_s", "host_wait_s"]
+__all__ = ["Host"]
 
-# Launches of a forward pass: a dense layer (four products, attention, norms, casts, residuals); what a router adds
-# (logits, top-k, permutation and its inverse, exchanges); and each expert of the rank (two products, and for narrow
-# formats the casts of their inputs).
-_DENSE_LAUNCHES, _ROUTER_LAUNCHES = 16.0, 20.0
-_EXPERT_LAUNCHES = {False: 2.0, True: 5.0}
-
-
-def _expert_share(model: Architecture) -> float:
-    return sum(count for kind, count in model.layer_groups if kind.ffn == "experts") / model.n_layers
+# Launches, counted in the public sources of the stacks: a dense layer forward (four products, attention, norms, casts,
+# residuals); a collective (its kernel, and events that tie two streams); a message between stages (allocation, send,
+# receive, waiting for the device); embedding, head and loss, both passes; what a router adds (logits, top-k,
+# permutation and its inverse, exchanges); an expert of the rank (two products, and casts for narrow formats).
+_DENSE, _COLLECTIVE, _MESSAGE, _ENDS, _ROUTER = 16.0, 1.0, 4.0, 24.0, 20.0
+_EXPERT = {False: 2.0, True: 5.0}
 
 
-def _expert_ratio(model: Architecture, kernels: Kernels, ep: Number) -> Number:
-    """Launches around the experts of a rank over those of a dense layer."""
-    own = _EXPERT_LAUNCHES[kernels.is_narrow] * model.n_experts / ep
-    return (_ROUTER_LAUNCHES + own) / _DENSE_LAUNCHES
+@dataclass(frozen=True)
+class Host:
+    """The host beside one rank's share of a layer; `repeats_all` where the backward pass runs the whole layer again."""
 
+    model: Architecture
+    software: Software
+    kernels: Kernels
+    share: Share
+    repeats_all: bool
 
-def host_wait_s(
-    model: Architecture, software: Software, kernels: Kernels, block: Layer, repeats_all: bool, ep: Number
-) -> Number:
-    """Seconds that the mean layer and micro-batch wait for the host.
+    def _launches_s(self, launches: Number) -> Number:
+        return float(self.software.host_layer_s) * launches / _DENSE
 
-    A layer waits where its kernels take less than their launches. One with experts copies the token count of each to
-    the host before it can launch their products: the queue runs empty, so the launches around its experts all count.
-    """
-    forward_s = total(block.forward.values()).seconds
-    waits = _phase(forward_s, float(software.host_layer_s), 2.0 if repeats_all else 1.0)
-    backward_host = float(software.host_layer_s) * float(software.host_backward_ratio)
-    waits = waits + _phase(total(block.backward.values()).seconds, backward_host, 1.0)
-    part = _expert_share(model) if software.expert_counts_on_host else 0.0
-    if not part:
-        return waits
-    return waits + part * host_floor_s(software, repeats_all) * _expert_ratio(model, kernels, ep)
+    @property
+    def _forward_s(self) -> Number:
+        """Launching a layer forward; two synchronisations of tensor parallelism, each two messages when sharded."""
+        exchanges = 4.0 if self.share.sequence_parallel else 2.0
+        alone = less(self.share.tp, 2)
+        return self._launches_s(
+            _DENSE + where(alone, 0.0 * self.share.tp, exchanges * _COLLECTIVE + 0.0 * self.share.tp)
+        )
 
+    @property
+    def _rounds(self) -> float:
+        return 1.0 + float(self.software.host_backward_ratio) + (1.0 if self.repeats_all else 0.0)
 
-def _phase(device_s: Number, host_s: float, times: float) -> Number:
-    return host_exposed_time(device_s, host_s) * times
+    @property
+    def layer_s(self) -> Number:
+        """Launching a layer, all passes [s]: no device runs it faster."""
+        return self._forward_s * self._rounds
 
+    @property
+    def message_s(self) -> Number:
+        """Host time of a message to the next stage [s], where the stack waits for it."""
+        return 0.0 if self.software.overlap_pipeline else self._launches_s(_MESSAGE)
 
-def host_floor_s(software: Software, repeats_all: bool) -> float:
-    """Seconds in which the host launches a dense layer, all passes."""
-    rounds = 1.0 + float(software.host_backward_ratio) + (1.0 if repeats_all else 0.0)
-    return float(software.host_layer_s) * rounds
+    def layer_wait_s(self, block: Layer) -> Number:
+        """Seconds that the mean layer and micro-batch wait for the host.
+
+        A layer waits where its kernels take less than their launches. One with experts copies the token count of each
+        to the host before it can launch their products: the queue runs empty, so the launches around its experts all
+        count.
+        """
+        forward_s, backward_s = (total(phase.values()).seconds for phase in (block.forward, block.backward))
+        waits = host_exposed_time(forward_s, self._forward_s) * (2.0 if self.repeats_all else 1.0)
+        waits = waits + host_exposed_time(backward_s, self._forward_s * float(self.software.host_backward_ratio))
+        part = self._expert_part if self.software.expert_counts_on_host else 0.0
+        own = _EXPERT[self.kernels.is_narrow] * self.model.n_experts / self.share.ep
+        return waits + part * self._rounds * self._launches_s(_ROUTER + own) if part else waits
+
+    def ends_wait_s(self, ends: tuple[Cost, Cost]) -> Number:
+        """Seconds that embedding, head and loss of one micro-batch wait for the host."""
+        return host_exposed_time(ends[0].seconds + ends[1].seconds, self._launches_s(_ENDS))
+
+    @property
+    def _expert_part(self) -> float:
+        return sum(n for kind, n in self.model.layer_groups if kind.ffn == "experts") / self.model.n_layers

@@ -13,7 +13,7 @@ from perfmodel.predict.cost import Cost, Node, Number, total
 from perfmodel.predict.data_parallel import DataParallel, Windows
 from perfmodel.predict.degrees import Degrees
 from perfmodel.predict.exchanges import EXCHANGES, hidden_exchange
-from perfmodel.predict.host import host_floor_s, host_wait_s
+from perfmodel.predict.host import Host
 from perfmodel.predict.kernels import Kernels
 from perfmodel.predict.layer import Layer, layer, matmul_backward
 from perfmodel.predict.memory import Memory, peak_memory
@@ -112,8 +112,8 @@ class StepModel:
         device, exchanges = self._layer_terms(block, repeated, layers)
         compute = Node.of("layers", *device)
         edge = self._edge_node(ends, n_microbatches, d.pp, head_binds)
-        waits = host_wait_s(self.model, self.software, self.kernels, block, _repeats_all(repeated), d.ep)
-        host = Node.wait("host", waits * layers, "host")
+        host = Host(self.model, self.software, self.kernels, share, _repeats_all(repeated))
+        late = host.layer_wait_s(block) * layers + host.ends_wait_s(ends) * n_microbatches
         bubble = self._bubble(block, repeated, stages, ends, d)
         slow = straggler_slowdown(d.accelerators, self.relative_spread)
         worked = compute.cost + edge.cost
@@ -129,15 +129,16 @@ class StepModel:
             compute,
             *exchanges,
             edge,
-            host,
+            Node.wait("host", late, "host"),
             Node.wait("stragglers", straggler_s, "dependency"),
             bubble,
-            self._pipeline_transfer(d, share, n_microbatches),
+            self._pipeline_transfer(d, share, n_microbatches, host.message_s),
             *offload_node(self.cluster, self.software, d, share, self.model, layers, windows, n_microbatches),
             data.exchange(stages, windows, n_microbatches),
             data.optimizer(stages, self.optimizer),
         )
-        lower, upper = self._bounds(tree, exchanges, repeated, layers)
+        host_s = host.layer_s * layers
+        lower, upper = _bounds(tree, exchanges, host_s)
         flops = recompute_flops(self.model, self.software, d, stages.full, global_batch, seq_len)
         return Step(tree, lower, upper, memory, flops)
 
@@ -201,7 +202,7 @@ class StepModel:
         )
         return Node.wait("pipeline_bubble", seconds, "dependency", lower, upper)
 
-    def _pipeline_transfer(self, d: Degrees, share: Share, n_microbatches: Number) -> Node:
+    def _pipeline_transfer(self, d: Degrees, share: Share, n_microbatches: Number, host_s: Number) -> Node:
         """Activations forward and gradients backward between stages, for every chunk and in the warm-up."""
         model, kernels = self.model, self.kernels
         n_bytes = p2p_message_bytes(share.seq_len / d.cp, d.micro_batch, model.d_model, d.tp, kernels.activation_bytes)
@@ -209,6 +210,7 @@ class StepModel:
         if not d.sequence_parallel:
             # Each rank sends its share over its own rail; the receivers gather the shares.
             one = one + self.links.collective("all_gather", n_bytes * d.tp, d.tp)
+        one = Cost(one.seconds + host_s, one.lower, one.upper + host_s, 0.0, 0.0, one.link_s)
         crosses = minimum(d.pp - 1.0, 1.0)
         warm_up = one * (2.0 * (d.pp - 1.0))
         steady = one * (2.0 * d.vpp * n_microbatches * crosses)
@@ -217,13 +219,11 @@ class StepModel:
             steady = Cost(steady.seconds * min(part, 1.0), 0.0 * steady.seconds, steady.upper, 0.0, 0.0, steady.link_s)
         return Node("pipeline_transfer", warm_up + steady, "link")
 
-    def _bounds(
-        self, tree: Node, exchanges: list[Node], repeated: dict[str, Cost], layers: Number
-    ) -> tuple[Number, Number]:
-        """Perfect overlap: the longest of device, links and host. No overlap: everything in turn."""
-        host_s = host_floor_s(self.software, _repeats_all(repeated)) * layers
-        links_s = total(node.cost for node in exchanges).link_s
-        return maximum(tree.cost.lower, links_s, host_s), tree.cost.upper + host_s
+
+def _bounds(tree: Node, exchanges: list[Node], host_s: Number) -> tuple[Number, Number]:
+    """Perfect overlap: the longest of device, links and host. No overlap: everything in turn."""
+    links_s = total(node.cost for node in exchanges).link_s
+    return maximum(tree.cost.lower, links_s, host_s), tree.cost.upper + host_s
 
 
 def _all_of(block: Layer, repeated: dict[str, Cost]) -> Cost:
