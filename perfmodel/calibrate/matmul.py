@@ -94,8 +94,10 @@ _CONSTANTS = {
     "split_s": _Constant(2.0, 0.0, 100.0, False, 2, 1e-6),
     "quantise_bytes": _Constant(4.0, 0.5, 30.0),
     "sustained_slowdown": _Constant(0.1, 0.0, 0.6, False, 3),
-    "settle_s": _Constant(5e-3, 3e-4, 1e-1),
 }
+SETTLE_S = 0.02
+"""After how long half of a power limit's slowdown is felt [s]: one number for all parts, since no table holds enough
+long kernels for both it and the slowdown. Where a table does (H100, 16 bits, kernels up to 0.16 s) it fits 0.017."""
 # The pipeline's start and the tail of a tile are alike: the fit begins once with either and keeps the better end.
 _STARTS: tuple[dict[str, float], ...] = ({}, {"tile_s": 3.0, "epilogue_share": 0.01})
 
@@ -105,7 +107,8 @@ def choices(accelerator_id: str, dtype: str) -> dict[str, Any]:
     library = LIBRARIES[accelerator_id].get(dtype)
     if library is None:
         return {}
-    return {"tiles": [list(tile) for tile in library.tiles], "splits": list(library.splits)}
+    tiles = [list(tile) for tile in library.tiles]
+    return {"tiles": tiles, "splits": list(library.splits), "settle_s": SETTLE_S}
 
 
 def sizes(table: str, accelerator_id: str) -> tuple[Any, Floats, Floats, Floats, Floats]:
@@ -209,7 +212,12 @@ def _fit(
 
 def _block(library: Library, constants: dict[str, float]) -> MatmulConstants:
     # Without validation: an optimiser stands on its bounds.
-    fields: dict[str, Any] = {"tiles": library.tiles, "splits": library.splits, **constants}
+    fields: dict[str, Any] = {
+        "tiles": library.tiles,
+        "splits": library.splits,
+        "settle_s": SETTLE_S,
+        **constants,
+    }
     return MatmulConstants.model_construct(**fields)
 
 

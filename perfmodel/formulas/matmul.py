@@ -7,6 +7,7 @@ __all__ = [
     "matmul_bytes",
     "matmul_flops",
     "mixed_matmul_bytes",
+    "steady_slowdown",
     "sustained_time",
     "tile_count",
     "tile_edge_time",
@@ -191,21 +192,40 @@ def tiled_matmul_time(compute_s, memory_s, exponent, launch_s, quantise_s=0.0):
 
 
 @formula
-def sustained_time(burst_s, sustained_slowdown, settle_s, load_s=0.0):
+def sustained_time(burst_s, sustained_slowdown, settle_s):
     r"""Time of work that the power limit slows down once it lasts: clocks settle below those of a short burst.
 
-    .. math:: T = T_b \left(1 + \sigma \frac{L}{L + \tau}\right), \quad L = \max(T_b, T_l)
+    .. math:: T = T_b \left(1 + \sigma \frac{T_b}{T_b + \tau}\right)
 
     Symbols      T_b  burst_s [s] time at the clocks of a short burst;
                  \sigma  sustained_slowdown [1] how much slower the clocks settle at full load;
-                 \tau  settle_s [s] time after which half of that is felt;
-                 T_l  load_s [s] how long the device works at full load, 0: only in this kernel;  returns [s]
-    Assumptions  the device rests before the load; what else runs in it does not let the device cool
-    Valid for    burst_s >= 0; 0 <= sustained_slowdown <= 1; settle_s >= 0; load_s >= 0
-    Monotone     burst_s +; sustained_slowdown +; settle_s -; load_s +
+                 \tau  settle_s [s] time after which half of that is felt;  returns [s]
+    Assumptions  the device rests between measured kernels, so a short one runs at burst clocks
+    Valid for    burst_s >= 0; 0 <= sustained_slowdown <= 1; settle_s >= 0
+    Monotone     burst_s +; sustained_slowdown +; settle_s -
     Source       derived: saturation of the slowdown with the length of a kernel, as the tables show on every part;
                  constants in hardware_specs/efficiency
     Checked      aiconfigurator-core 0.12.0, GEMM tables of A100, H100 and B200: tests/test_matmul.py
     """
-    lasting_s = maximum(burst_s, load_s)
-    return burst_s * (1 + sustained_slowdown * lasting_s / (lasting_s + settle_s))
+    return burst_s * (1 + sustained_slowdown * burst_s / (burst_s + settle_s))
+
+
+@formula
+def steady_slowdown(duty, sustained_slowdown):
+    r"""Time of a matrix product in a lasting load over its time in a short burst.
+
+    .. math:: f = 1 + \sigma d
+
+    Symbols      d  duty [1] share of the load in which products run;
+                 \sigma  sustained_slowdown [1] how much slower the clocks settle when nothing but products runs;
+                 returns [1]
+    Assumptions  the power limit acts on the mean over a time that is long against a kernel and short against a load, so
+                 the clocks settle in proportion to how long the power-hungry products run; first order in that share
+    Valid for    0 <= duty <= 1; 0 <= sustained_slowdown <= 1
+    Monotone     duty +; sustained_slowdown +
+    Limits       duty = 0 -> 1; sustained_slowdown = 0 -> 1
+    Source       derived: `sustained_time` of a product that never ends (d = 1), linear in the duty below
+    Example      >>> steady_slowdown(0.5, 0.2)
+                 1.1
+    """
+    return 1 + sustained_slowdown * duty

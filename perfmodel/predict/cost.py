@@ -53,6 +53,12 @@ class Cost:
 
     __rmul__ = __mul__
 
+    def slowed(self, factor: Number) -> Cost:
+        """The same work at lower clocks: traffic takes as long as before, and perfect overlap is not touched."""
+        return Cost(
+            self.seconds * factor, self.lower, self.upper * factor, self.compute_s * factor, self.memory_s, self.link_s
+        )
+
     @property
     def busy_seconds(self) -> Number:
         """Time that the busiest resource works."""

@@ -6,6 +6,7 @@ from functools import cached_property
 
 from perfmodel.errors import PlanError
 from perfmodel.formulas.elementwise import elementwise_time
+from perfmodel.formulas.matmul import steady_slowdown
 from perfmodel.predict.attention import AttentionKernels
 from perfmodel.predict.cost import Cost, Number
 from perfmodel.predict.grouped import GroupedMatmul
@@ -22,7 +23,7 @@ _ACTIVATION_BYTES = {"fp32": 4.0, "tf32": 4.0}
 class Kernels(AttentionKernels):
     """The kernels of one accelerator in one precision; sizes are floats or float64 arrays that broadcast.
 
-    `steady` prices products inside a lasting load, where clocks have settled as far as the tables see.
+    `steady` leaves the slowdown of a lasting load out of the products: `slowdown` says how much it is.
     `casts_apart` prices products whose operands arrive in their precision: a stack that casts in other kernels counts
     that traffic there, where the tables of serving libraries count it in the product.
     """
@@ -71,6 +72,10 @@ class Kernels(AttentionKernels):
     def matmul(self, m: Number, n: Number, k: Number, count: Number = 1.0, extra_bytes: Number = 0.0) -> Cost:
         """`count` products (m, k) x (k, n) in one launch, moving `extra_bytes` [B] beyond operands and result."""
         return self._matmul.cost(m, n, k, count, extra_bytes)
+
+    def slowdown(self, products_s: Number, all_s: Number) -> Number:
+        """Time of a product over its burst time [1], in a lasting load of which products take their part."""
+        return steady_slowdown(products_s / all_s, self._matmul.constants.sustained_slowdown)
 
     def grouped_matmul(self, m: Number, n: Number, k: Number, groups: Number) -> Cost:
         """`groups` products (m, k) x (k, n), each with weights of its own, in one launch."""

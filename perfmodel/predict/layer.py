@@ -23,6 +23,8 @@ from perfmodel.specs.software import Software
 __all__ = ["Layer", "layer", "matmul_backward"]
 
 Costs = Mapping[str, Cost]
+_OTHERS = (*EXCHANGES, "attention_core", "elementwise")
+"""Operations that are no matrix products with weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,20 @@ class Layer:
 
     forward: dict[str, Cost]
     backward: dict[str, Cost]
+    slowdown: Number = 1.0
+    """Time of a product over its burst time, at the clocks to which this load settles."""
+
+    def settled(self, kernels: Kernels) -> Layer:
+        """The layer in the lasting load of a step, where its products share a power limit with everything else."""
+        phases = (self.forward, self.backward)
+        products = total(cost for phase in phases for name, cost in phase.items() if name not in _OTHERS)
+        everything = total(cost for phase in phases for cost in phase.values())
+        slowdown = kernels.slowdown(products.seconds, everything.seconds)
+        slower = (
+            {name: cost if name in _OTHERS else cost.slowed(slowdown) for name, cost in phase.items()}
+            for phase in phases
+        )
+        return Layer(*slower, slowdown=slowdown)
 
     def device(self, phase: Costs) -> Cost:
         """Everything of a phase that runs on the accelerator's cores and memory."""

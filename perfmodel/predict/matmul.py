@@ -25,12 +25,10 @@ from perfmodel.predict.cost import Cost, Number
 from perfmodel.specs.accelerator import Accelerator
 from perfmodel.specs.efficiency import MatmulConstants
 
-__all__ = ["MATMUL_FORMATS", "STEADY_LOAD_S", "MatmulFormat", "TiledMatmul", "matmul_format"]
+__all__ = ["MATMUL_FORMATS", "MatmulFormat", "TiledMatmul", "matmul_format"]
 
 ROWS_PER_BLOCK = 16384
 """Rows of an array that are worked on together: their intermediate results stay in cache."""
-STEADY_LOAD_S = 0.042
-"""How far the 16-bit tables see clocks settle: those of A100, H100 and B200 each hold five kernels that take longer."""
 PARTIAL_BYTES = 4.0
 """Size of a partial sum, single precision."""
 
@@ -73,12 +71,13 @@ def matmul_format(dtype: str) -> MatmulFormat:
 class TiledMatmul:
     """Matrix products in one format with the constants of one library; sizes are floats or float64 arrays.
 
-    `steady` prices products inside a lasting load instead of alone.
+    `steady` leaves the slowdown of a lasting load to the caller, who knows the load.
     """
 
     def __init__(self, accelerator: Accelerator, dtype: str, constants: MatmulConstants, steady: bool = False) -> None:
         self.format = matmul_format(dtype)
-        self.load_s = STEADY_LOAD_S if steady else 0.0
+        # In a lasting load the clocks are those of the load, not of the single product.
+        self.sustained_slowdown = 0.0 if steady else constants.sustained_slowdown
         self.constants = constants
         self.n_cores = float(accelerator.n_cores)
         self.flop_per_s = constants.compute_efficiency * float(accelerator.peak(self.format.peak))
@@ -96,7 +95,7 @@ class TiledMatmul:
         floor_s = constants.launch_s + quantise_s
         burst_s = tiled_matmul_time(tiled_s, memory_s, constants.exponent, constants.launch_s, quantise_s)
         serial_s = floor_s + serial_roofline_time(tiled_s, memory_s, 1.0, 1.0)
-        settling = constants.sustained_slowdown, constants.settle_s, self.load_s
+        settling = self.sustained_slowdown, constants.settle_s
         return Cost(
             sustained_time(burst_s, *settling),
             roofline_time(flops, n_bytes, self.flop_per_s, self.byte_per_s),

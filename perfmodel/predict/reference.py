@@ -32,7 +32,6 @@ def reference_step_time_s(
     dtype: str,
 ) -> float:
     """Seconds of one step; for layouts with full recomputation, no sequence parallelism, and layers that divide."""
-    # In a step the clocks have settled.
     kernels = Kernels(cluster.accelerator, efficiency, dtype, steady=True)
     links = Links(cluster, efficiency)
     tp, pp, dp, micro_batch = layout.tp, layout.pp, layout.dp, layout.micro_batch
@@ -64,24 +63,32 @@ def reference_step_time_s(
     )
     # Element-wise: two norms (4 B, 10 B), two residual additions with dropout (7 B, 5 B), two forks backward (6 B) on
     # the hidden state; GELU (4 B, 6 B) on the MLP; one change of layout of the context (4 B).
-    forward = sum(product(tokens, n, k) for n, k in shapes) + batched + traffic(8 * scores, 2)
+    linear, linear_back = sum(product(tokens, n, k) for n, k in shapes), sum(linear_backward(n, k) for n, k in shapes)
+    forward = batched + traffic(8 * scores, 2)
     forward += traffic(22 * hidden + 4 * tokens * model.d_ff / tp + 4 * hidden / tp, 6)
-    backward = sum(linear_backward(n, k) for n, k in shapes) + 2 * batched + traffic(9 * scores, 2)
+    backward = 2 * batched + traffic(9 * scores, 2)
     backward += traffic(42 * hidden + 6 * tokens * model.d_ff / tp + 4 * hidden / tp, 6)
     exchange = 2 * all_reduce(2 * hidden, tp)
+    # In a step the clocks settle with the share of the time in which products run.
+    load = linear + linear_back + forward + backward + 2 * exchange
+    settled = float(kernels.slowdown(linear + linear_back, load))
+    forward, backward = settled * linear + forward, settled * linear_back + backward
     layer_device = 2 * forward + backward  # forward, recomputed forward, backward
     layer_s = layer_device + 3 * exchange
 
     # The vocabulary: head and loss on the last stage, embedding too when there is only one stage.
     columns = model.vocab_padded / tp
-    head = product(tokens, columns, h) + linear_backward(columns, h)
+    head = settled * (product(tokens, columns, h) + linear_backward(columns, h))
     head += traffic(float(software.loss_bytes_per_logit) * tokens * columns, 6) + all_reduce(2 * hidden, tp)
     embedding = traffic(9 * hidden, 4) + all_reduce(2 * hidden, tp)
 
-    # The host must launch every layer: forward twice, backward once.
-    host = float(software.host_layer_s)
+    # The host must launch every layer, forward twice and backward once: a dense layer is 16 launches, a collective one
+    # more; embedding, head and loss are 24, a message between stages 4.
+    launch = float(software.host_layer_s) / 16
+    host = launch * (16 + (2 if tp > 1 else 0))
     late = 2 * max(0.0, host - forward - exchange)
     late += max(0.0, host * float(software.host_backward_ratio) - backward - exchange)
+    late_ends = max(0.0, 24 * launch - head - embedding)
 
     # 1F1B: m turns of the slowest stage (the last, which holds the head), and p - 1 turns of the average one.
     layers = ceil(model.n_layers / pp)
@@ -94,7 +101,7 @@ def reference_step_time_s(
     # Between stages every rank sends its share of the hidden state, and the receivers gather the shares.
     message = 2 * hidden / tp
     transfer = float(links.send_recv(message, float(tp * dp)).seconds)
-    transfer += float(links.collective("all_gather", message * tp, float(tp)).seconds)
+    transfer += float(links.collective("all_gather", message * tp, float(tp)).seconds) + 4 * launch
     transfers = (2 * n_microbatches + 2 * (pp - 1)) * transfer if pp > 1 else 0.0
 
     # Once a step: gradients between replicas, tied embedding between first and last stage, optimizer.
@@ -102,5 +109,5 @@ def reference_step_time_s(
     gradients = all_reduce(n_params * gradient_bytes, dp, tp)
     tied = all_reduce(model.embedding_params / tp * gradient_bytes, 2, tp * dp * (pp - 1)) if pp > 1 else 0.0
     optimizer = traffic(n_params * float(software.optimizer_bytes_per_param), 10)
-    host_late = n_microbatches * layers * late
+    host_late = n_microbatches * (layers * late + late_ends)
     return turns + host_late + bubble + stragglers + transfers + gradients + tied + optimizer

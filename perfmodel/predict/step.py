@@ -71,7 +71,7 @@ class StepModel:
         steady: bool = True,
     ) -> None:
         self.model, self.cluster, self.software, self.efficiency = model, cluster, software, efficiency
-        self.dtype, self.optimizer, self.document_len = dtype, optimizer, document_len
+        self.dtype, self.optimizer, self.document_len, self.steady = dtype, optimizer, document_len, steady
         self.trainable = trainable_of(trainable, model)
         self.kernels = Kernels(cluster.accelerator, efficiency, dtype, steady=steady, casts_apart=True)
         self.links = Links(cluster, efficiency)
@@ -103,6 +103,8 @@ class StepModel:
         n_microbatches = global_batch / (d.dp * d.micro_batch)
         weights = Weights(self.model, self.software, d, self.dtype, self.optimizer, self.trainable)
         block = self.layer(share)
+        if self.steady:
+            block = block.settled(self.kernels)
         repeated = repeated_costs(self.software, block, d, stages.full)
         ends = self._ends(share, block)
         if self.software.places_layers_freely and d.stage_layers is None:
@@ -150,7 +152,7 @@ class StepModel:
         loss = vocabulary_loss_bytes(tokens, columns, float(self.software.loss_bytes_per_logit))
         exchange = hidden_exchange(self.links, kernels.activation_bytes * tokens * model.d_model, share)
         trains = self.trainable.trains_all
-        head = (self._head_products(tokens, share, trains) + kernels.elementwise(loss, library, 6.0) + exchange) * (
+        head = (self._head_products(tokens, share, trains).slowed(block.slowdown) + kernels.elementwise(loss, library, 6.0) + exchange) * (
             1.0 + model.mtp_layers
         ) + _all_of(block, {}) * float(model.mtp_layers)
         embedding = (
