@@ -5,6 +5,7 @@ from __future__ import annotations
 from perfmodel.formulas import memory as laws
 from perfmodel.ops import maximum
 from perfmodel.predict.cost import Number
+from perfmodel.predict.kinds import Parts
 from perfmodel.predict.share import Share
 from perfmodel.specs.architecture import Architecture
 from perfmodel.specs.blocks import LayerKind
@@ -13,6 +14,7 @@ from perfmodel.specs.software import Software
 __all__ = ["FREED_BY", "activation_bytes_of_layer", "saved_by_module"]
 
 _BYTES, _LSE_BYTES, _MASK_BYTES = 2.0, 4.0, 1.0
+_EAGER_NORM_BYTES = 6.0
 _SCORE_BYTES = {False: 2.0, True: 5.0}
 """Softmax output, and with dropout its mask and result (Korthikanti et al. 2022, section 4.1)."""
 
@@ -38,23 +40,26 @@ def saved_by_module(model: Architecture, kind: LayerKind, software: Software, sh
         "layernorm": branches * hidden,
         "dropout": branches * hidden * _MASK_BYTES / _BYTES if model.dropout else 0.0 * hidden,
     }
+    if software.norm_backward == "eager":
+        # The input in 32 bits and the normalised one in 16, before its weight.
+        saved["layernorm"] = saved["layernorm"] + model.norms_per_layer * hidden * _EAGER_NORM_BYTES / _BYTES
     saved |= _mixer(model, kind, software, share)
-    return saved | _ffn(model, kind, share)
+    return saved | _ffn(model, kind, software, share)
 
 
 def activation_bytes_of_layer(
-    model: Architecture, software: Software, share: Share, recompute: str, modules: tuple[str, ...] = ()
+    model: Architecture, software: Software, share: Share, parts: Parts, recompute: str, modules: tuple[str, ...] = ()
 ) -> Number:
-    """Bytes [B] that the mean layer keeps from forward to backward; `modules` are recomputed when selective."""
+    """Bytes [B] that the mean of these kinds keeps from forward to backward; `modules` are recomputed when selective."""
     if recompute == "full":
         return laws.activation_bytes_per_layer_full_recompute(
             share.seq_len / share.cp, share.micro_batch, model.d_model, share.shards
         )
     freed = _freed(recompute, modules)
     kept: Number = 0.0
-    for kind, count in model.layer_groups:
+    for kind, part in parts:
         saved = saved_by_module(model, kind, software, share)
-        kept = kept + count / model.n_layers * sum(n for name, n in saved.items() if name not in freed)
+        kept = kept + part * sum(n for name, n in saved.items() if name not in freed)
     return kept
 
 
@@ -91,11 +96,13 @@ def _mixer(model: Architecture, kind: LayerKind, software: Software, share: Shar
     return {"mixer": kept, "core_attn": _SCORE_BYTES[bool(model.dropout)] * scores}
 
 
-def _ffn(model: Architecture, kind: LayerKind, share: Share) -> dict[str, Number]:
+def _ffn(model: Architecture, kind: LayerKind, software: Software, share: Share) -> dict[str, Number]:
     inward = 2.0 if model.gated_mlp else 1.0
+    # Apart from its product with the other half, an eager gate keeps its own result.
+    eager = 1.0 if model.gated_mlp and software.activation == "eager" else 0.0
     if kind.ffn == "dense":
         width = share.tokens * model.d_ff / share.tp * _BYTES
-        return {"mlp": inward * width, "mlp_act": width}
+        return {"mlp": inward * width, "mlp_act": (1.0 + eager) * width}
     experts = model.experts
     if kind.ffn == "none" or experts is None:
         return {}
@@ -103,4 +110,4 @@ def _ffn(model: Architecture, kind: LayerKind, share: Share) -> dict[str, Number
     product = copies * experts.d_ff / share.etp * _BYTES
     routed = laws.expert_activation_bytes(copies, model.d_model, experts.d_ff, share.etp, ff_tensors=inward)
     shared = share.tokens * experts.shared_d_ff / share.tp * _BYTES
-    return {"moe": routed, "moe_act": product, "shared_experts": (inward + 1) * shared}
+    return {"moe": routed, "moe_act": (1.0 + eager) * product, "shared_experts": (inward + 1) * shared}

@@ -12,6 +12,7 @@ from perfmodel.predict.communication import Links
 from perfmodel.predict.cost import Cost, Number, total
 from perfmodel.predict.exchanges import EXCHANGES, Exchanges
 from perfmodel.predict.kernels import Kernels
+from perfmodel.predict.kinds import Parts
 from perfmodel.predict.mixers import mixer_core
 from perfmodel.predict.share import Share
 from perfmodel.predict.traffic import elementwise_traffic
@@ -54,13 +55,16 @@ class Layer:
 
 
 def layer(
-    model: Architecture, kernels: Kernels, links: Links, software: Software, share: Share, trainable: Trainable
+    model: Architecture,
+    kernels: Kernels,
+    links: Links,
+    software: Software,
+    share: Share,
+    trainable: Trainable,
+    parts: Parts,
 ) -> Layer:
-    """Cost every operation of the mean layer of `model` on one rank."""
-    found = [
-        (_layer_of(kind, model, kernels, links, software, share, trainable), count / model.n_layers)
-        for kind, count in model.layer_groups
-    ]
+    """Cost every operation of the mean of these kinds of layers on one rank."""
+    found = [(_layer_of(kind, model, kernels, links, software, share, trainable), part) for kind, part in parts]
     if len(found) == 1:
         return found[0][0]
     return Layer(
@@ -68,7 +72,7 @@ def layer(
     )
 
 
-def _mean(phases: list[tuple[dict[str, Cost], float]]) -> dict[str, Cost]:
+def _mean(phases: list[tuple[dict[str, Cost], Number]]) -> dict[str, Cost]:
     names = dict.fromkeys(name for costs, _ in phases for name in costs)
     return {name: total(costs[name] * part for costs, part in phases if name in costs) for name in names}
 

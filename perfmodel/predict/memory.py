@@ -10,6 +10,7 @@ from perfmodel.ops import less, maximum, minimum, where
 from perfmodel.predict.activations import activation_bytes_of_layer
 from perfmodel.predict.cost import Number
 from perfmodel.predict.degrees import Degrees
+from perfmodel.predict.kinds import Parts, stage_parts
 from perfmodel.predict.share import Share
 from perfmodel.predict.stages import Stages
 from perfmodel.predict.weights import Weights
@@ -49,12 +50,13 @@ def peak_memory(
     n_microbatches: Number,
 ) -> Memory:
     """The fullest of the first stage, the second (a layer more, a micro-batch less) and the last (head and logits)."""
+    alone = where(less(d.pp, 2), 1.0, 0.0)
     candidates = [
         _on_stage(model, software, weights, d, share, n_microbatches, *place)
         for place in (
-            (stages.first, 0.0, True, less(d.pp, 2)),
-            (stages.full, minimum(1.0, d.pp - 1.0), False, 0.0),
-            (stages.last, d.pp - 1.0, False, 1.0),
+            (stages.first + alone * model.mtp_layers, 0.0, True, alone),
+            ((1.0 - alone) * stages.full, minimum(1.0, d.pp - 1.0), False, 0.0),
+            ((1.0 - alone) * (stages.last + model.mtp_layers), d.pp - 1.0, False, 1.0),
         )
     ]
     fullest = candidates[0]
@@ -73,7 +75,7 @@ def _on_stage(
     """Memory of one stage; `embeds` says that it holds the embedding, `predicts` is 1 where it holds the head."""
     state = weights.of_stage(layers, embeds, predicts)
     in_flight = _in_flight(d, n_microbatches, stage)
-    kept = _kept(model, software, d, share, layers, in_flight)
+    kept = _kept(model, software, d, share, layers, stage_parts(model, layers, embeds), in_flight)
     if embeds and model.dropout:
         kept = kept + laws.embedding_dropout_bytes_korthikanti2022(
             share.seq_len / share.cp, share.micro_batch, model.d_model, in_flight, share.shards
@@ -84,18 +86,20 @@ def _on_stage(
     activations = kept * (1.0 - d.offload_share) + predicts * logits
     gathered = weights.gathered_bytes if d.zero_stage >= 3 else 0.0
     buffers = _HIDDEN_BYTES * share.tokens * model.d_model if share.sequence_parallel else 0.0
-    workspace = float(software.workspace_bytes) + gathered + buffers + 0.0 * activations
+    workspace = (
+        float(software.workspace_bytes) + gathered + buffers + weights.largest_gradient_bytes + 0.0 * activations
+    )
     return Memory(state.weights, state.gradients, state.optimizer, activations, workspace)
 
 
 def _kept(
-    model: Architecture, software: Software, d: Degrees, share: Share, layers: Number, in_flight: Number
+    model: Architecture, software: Software, d: Degrees, share: Share, layers: Number, parts: Parts, in_flight: Number
 ) -> Number:
     """Activations of all micro-batches in flight, and of the layer that is being recomputed."""
     if d.recompute == "none":
-        return layers * in_flight * activation_bytes_of_layer(model, software, share, "none")
-    whole = activation_bytes_of_layer(model, software, share, "none")
-    less_kept = activation_bytes_of_layer(model, software, share, d.recompute, d.recompute_modules)
+        return layers * in_flight * activation_bytes_of_layer(model, software, share, parts, "none")
+    whole = activation_bytes_of_layer(model, software, share, parts, "none")
+    less_kept = activation_bytes_of_layer(model, software, share, parts, d.recompute, d.recompute_modules)
     repeated = layers
     if d.recompute == "full" and d.recompute_layers is not None:
         repeated = minimum(layers, d.recompute_layers)

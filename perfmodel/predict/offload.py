@@ -7,6 +7,7 @@ from perfmodel.predict.activations import activation_bytes_of_layer
 from perfmodel.predict.cost import Cost, Node, Number
 from perfmodel.predict.data_parallel import Windows
 from perfmodel.predict.degrees import Degrees
+from perfmodel.predict.kinds import bottleneck_parts
 from perfmodel.predict.share import Share
 from perfmodel.specs.architecture import Architecture
 from perfmodel.specs.cluster import Cluster
@@ -25,7 +26,9 @@ def offload_node(
     """The term of offloading, empty without it: out behind the forward pass, back behind the backward pass."""
     if not d.offload_share:
         return ()
-    kept = activation_bytes_of_layer(model, software, share, d.recompute, d.recompute_modules)
+    kept = activation_bytes_of_layer(
+        model, software, share, bottleneck_parts(model, d.pp), d.recompute, d.recompute_modules
+    )
     one_way = d.offload_share * kept * layers / _host_byte_per_s(cluster)
     visible: Number = 0.0
     for window in (windows.forward, windows.backward):

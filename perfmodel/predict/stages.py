@@ -41,18 +41,21 @@ def place_layers(n_layers: int, pp: Number, vpp: Number, stage_layers: tuple[int
     return Stages(full, alone * first + (1.0 - alone) * full, alone * last + (1.0 - alone) * full, n_layers / pp)
 
 
-def relieve_head(stages: Stages, n_layers: int, pp: Number, head_layers: Number) -> Stages:
+def relieve_head(stages: Stages, n_layers: int, pp: Number, vpp: Number, head_layers: Number) -> Stages:
     """The stages after moving layers away from the head, which costs as much as `head_layers` of them.
 
     As a pipeline layout does that names the chunk of every layer: whole layers move to the other stages while that
-    shortens the slowest one.
+    shortens the slowest one. Stages of one chunk whose layers divide need no such layout and are left even.
     """
     others = maximum(pp - 1.0, 1.0)
+    # 0 where there is one chunk a stage and no slot is left over.
+    needed = (vpp - 1.0) + (stages.full * pp - n_layers)
     best, best_slowest = stages, maximum(stages.full, stages.last + head_layers)
     for moved in range(1, _MOST_MOVED + 1):
         last = maximum(stages.last - moved, 0.0)
         full = ceil_div(n_layers - last, others)
         slowest = where(less(pp, 2), best_slowest, maximum(full, last + head_layers))
+        slowest = where(less(needed, 0.5), best_slowest, slowest)
         better = less(slowest, best_slowest)
         best = Stages(
             where(better, full, best.full),

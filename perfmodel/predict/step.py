@@ -15,6 +15,7 @@ from perfmodel.predict.degrees import Degrees
 from perfmodel.predict.exchanges import EXCHANGES, hidden_exchange
 from perfmodel.predict.host import Host
 from perfmodel.predict.kernels import Kernels
+from perfmodel.predict.kinds import bottleneck_parts
 from perfmodel.predict.layer import Layer, layer, matmul_backward
 from perfmodel.predict.memory import Memory, peak_memory
 from perfmodel.predict.offload import offload_node
@@ -91,9 +92,10 @@ class StepModel:
             steady=steady,
         )
 
-    def layer(self, share: Share) -> Layer:
-        """The operations of the mean layer on one rank."""
-        return layer(self.model, self.kernels, self.links, self.software, share, self.trainable)
+    def layer(self, share: Share, pp: Number = 1.0) -> Layer:
+        """The operations of the mean layer of the stage that sets the pace, on one rank."""
+        parts = bottleneck_parts(self.model, pp)
+        return layer(self.model, self.kernels, self.links, self.software, share, self.trainable, parts)
 
     def price(self, degrees: Degrees, global_batch: int, seq_len: int) -> Step:
         """Time, bounds and memory of one step; arrays in `degrees` give arrays."""
@@ -102,13 +104,15 @@ class StepModel:
         stages = place_layers(self.model.n_layers, d.pp, d.vpp, d.stage_layers)
         n_microbatches = global_batch / (d.dp * d.micro_batch)
         weights = Weights(self.model, self.software, d, self.dtype, self.optimizer, self.trainable)
-        block = self.layer(share)
+        block = self.layer(share, d.pp)
         if self.steady:
             block = block.settled(self.kernels)
         repeated = repeated_costs(self.software, block, d, stages.full)
         ends = self._ends(share, block)
         if self.software.places_layers_freely and d.stage_layers is None:
-            stages = relieve_head(stages, self.model.n_layers, d.pp, ends[0].seconds / _all_of(block, repeated).seconds)
+            stages = relieve_head(
+                stages, self.model.n_layers, d.pp, d.vpp, ends[0].seconds / _all_of(block, repeated).seconds
+            )
         slots, head_binds = _bottleneck(stages, block, repeated, ends)
         layers = n_microbatches * slots
         device, exchanges = self._layer_terms(block, repeated, layers)
@@ -152,9 +156,11 @@ class StepModel:
         loss = vocabulary_loss_bytes(tokens, columns, float(self.software.loss_bytes_per_logit))
         exchange = hidden_exchange(self.links, kernels.activation_bytes * tokens * model.d_model, share)
         trains = self.trainable.trains_all
-        head = (self._head_products(tokens, share, trains).slowed(block.slowdown) + kernels.elementwise(loss, library, 6.0) + exchange) * (
-            1.0 + model.mtp_layers
-        ) + _all_of(block, {}) * float(model.mtp_layers)
+        head = (
+            self._head_products(tokens, share, trains).slowed(block.slowdown)
+            + kernels.elementwise(loss, library, 6.0)
+            + exchange
+        ) * (1.0 + model.mtp_layers) + _all_of(block, {}) * float(model.mtp_layers)
         embedding = (
             kernels.elementwise(_EMBEDDING_BYTES * tokens * model.d_model / share.shards, library, 4.0) + exchange
         )

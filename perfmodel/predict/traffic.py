@@ -12,8 +12,9 @@ from perfmodel.specs.software import Software
 __all__ = ["CAUSAL_SOFTMAX", "SCORE_DROPOUT", "elementwise_traffic"]
 
 # Forward and backward bytes per element of 16-bit activations. Norm: x in, y out; dy and x in, dx out; where the
-# gradients of its own parameters are a kernel of their own, dy and x in once more.
-_NORM = {"fused": (4.0, 6.0), "split": (4.0, 10.0)}
+# gradients of its own parameters are a kernel of their own, dy and x in once more; eager: a kernel for each of the cast
+# to 32 bits, square, mean, scaling, cast back and weight, and two for each of them backward.
+_NORM = {"fused": (4.0, 6.0), "split": (4.0, 10.0), "eager": (36.0, 72.0)}
 # Residual addition with dropout: branch and residual in, sum and 1-byte mask out; dy and mask in, dx out.
 _ADD_WITH_DROPOUT = (7.0, 5.0)
 _ADD = (6.0, 0.0)
@@ -24,8 +25,10 @@ CAUSAL_SOFTMAX = (3.0, 4.0)
 SCORE_DROPOUT = (5.0, 5.0)
 _COPY = (4.0, 4.0)
 _SIXTEEN_BITS = 2.0
-_ROPE = (4.0, 4.0)
-_ACTIVATION = {False: (4.0, 6.0), True: (6.0, 10.0)}
+# Rotation in one kernel, or half by half: two products, a swapped copy and a sum.
+_ROPE = {"fused": (4.0, 4.0), "eager": (26.0, 26.0)}
+# GELU; the gated unit in one kernel, or SiLU and product apart.
+_PLAIN, _GATED = (4.0, 6.0), {"fused": (6.0, 10.0), "eager": (10.0, 18.0)}
 # Copies of a token to its experts and the weighted sum of what they return, per copy: in and out each way.
 _PERMUTE = (8.0, 8.0)
 # Short convolution (in and out), decay and gate of a state space or of linear attention, per inner element.
@@ -45,7 +48,7 @@ def elementwise_traffic(
         norms = model.norms_per_layer * _NORM[software.norm_backward][phase]
         n_bytes = (norms + branches * (adds[phase] + _FORK[phase])) * hidden
         n_bytes = n_bytes + _mixer_bytes(model, kind, software, share, phase)
-        phases.append(n_bytes + _ffn_bytes(model, kind, share, phase) + cast[phase])
+        phases.append(n_bytes + _ffn_bytes(model, kind, software, share, phase) + cast[phase])
     return (phases[0], phases[1]), model.norms_per_layer + 2.0 * branches
 
 
@@ -75,7 +78,13 @@ def _mixer_bytes(model: Architecture, kind: LayerKind, software: Software, share
     n_bytes: Number = 0.0
     query_width = share.tokens * model.n_heads * model.d_head / share.tp
     if model.rope:
-        n_bytes = _ROPE[phase] * share.tokens * (model.n_heads + model.n_kv_heads) * model.d_head / share.tp
+        n_bytes = (
+            _ROPE[software.activation][phase]
+            * share.tokens
+            * (model.n_heads + model.n_kv_heads)
+            * model.d_head
+            / share.tp
+        )
     if model.qk_norm != "none":
         n_bytes = n_bytes + _NORM["fused"][phase] * query_width
     if software.attention == "unfused":
@@ -83,8 +92,8 @@ def _mixer_bytes(model: Architecture, kind: LayerKind, software: Software, share
     return n_bytes
 
 
-def _ffn_bytes(model: Architecture, kind: LayerKind, share: Share, phase: int) -> Number:
-    activation = _ACTIVATION[model.gated_mlp][phase]
+def _ffn_bytes(model: Architecture, kind: LayerKind, software: Software, share: Share, phase: int) -> Number:
+    activation = (_GATED[software.activation] if model.gated_mlp else _PLAIN)[phase]
     if kind.ffn == "dense":
         return activation * share.tokens * model.d_ff / share.tp
     experts = model.experts

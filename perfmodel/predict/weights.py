@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 from perfmodel.errors import PlanError, unknown_name
 from perfmodel.formulas import memory as laws
-from perfmodel.ops import less, where
+from perfmodel.ops import less, maximum, where
 from perfmodel.predict.cost import Number
 from perfmodel.predict.degrees import Degrees
+from perfmodel.predict.kinds import stage_parts
 from perfmodel.predict.trainable import Trainable
 from perfmodel.specs.architecture import Architecture
+from perfmodel.specs.blocks import LayerKind
 from perfmodel.specs.software import Software
 
 __all__ = ["OPTIMIZERS", "Optimizer", "ParamsPerRank", "State", "Weights", "optimizer_of"]
@@ -79,23 +81,37 @@ class Weights:
         self.model, self.degrees, self.trainable = model, d, trainable
         self.gradient_bytes = software.gradient_bytes(dtype)
         self.state_bytes = optimizer_of(optimizer).state_bytes
-        expert_params = sum(
-            count * product.params * model.n_experts
-            for kind, count in model.layer_groups
-            for product in model.products(kind)
-            if product.experts
-        )
-        self._expert_layer = expert_params / model.n_layers
-        self._dense_layer = (model.body_params - expert_params) / model.n_layers
+        self._of_kind = {kind: self._split(kind) for kind, _ in model.layer_groups}
+
+    def _split(self, kind: LayerKind) -> tuple[int, int]:
+        """Parameters of a layer of this kind outside and inside its routed experts."""
+        products = self.model.products(kind)
+        experts = sum(product.params * self.model.n_experts for product in products if product.experts)
+        return self.model.params_of(kind) - experts, experts
 
     def params(self, layers: Number, embeds: bool, predicts: Number) -> ParamsPerRank:
-        """Parameters of `layers` mean layers, with the embedding, and with the head where `predicts` is 1."""
+        """Parameters of so many layers, with the embedding, and with the head where `predicts` is 1."""
         d, model = self.degrees, self.model
+        dense, experts = (
+            layers * sum(part * self._of_kind[kind][which] for kind, part in stage_parts(model, layers, embeds))
+            for which in (0, 1)
+        )
         ends: Number = float(model.embedding_params) if embeds else 0.0
         # A tied head on another stage than the embedding is a copy of it.
         copy = where(less(d.pp, 2), float(model.head_params), float(model.head_params or model.embedding_params))
         ends = ends + predicts * copy
-        return ParamsPerRank((layers * self._dense_layer + ends) / d.tp, layers * self._expert_layer / (d.ep * d.etp))
+        return ParamsPerRank((dense + ends) / d.tp, experts / (d.ep * d.etp))
+
+    @property
+    def largest_gradient_bytes(self) -> Number:
+        """The gradient of the largest weight on a rank before it is added to the others' [B]."""
+        shards = [
+            product.n * product.k / (self.degrees.etp if product.experts else self.degrees.tp)
+            for kind in self._of_kind
+            for product in self.model.products(kind)
+            if product.split != "none"
+        ]
+        return self.gradient_bytes * maximum(*shards) if self.trainable.trains_all else 0.0 * self.degrees.tp
 
     def of_stage(self, layers: Number, embeds: bool, predicts: Number) -> State:
         """Weights, gradients and optimizer states of one stage [B]."""
@@ -120,6 +136,5 @@ class Weights:
     @property
     def gathered_bytes(self) -> Number:
         """Layers whose whole weights and gradients ZeRO-3 holds for the moment [B]: this one and the next."""
-        d = self.degrees
-        layer = self._dense_layer / d.tp + self._expert_layer / (d.ep * d.etp)
-        return laws.gathered_weight_bytes(layer)
+        d, last = self.degrees, self._of_kind[self.model.layer_kinds[-1]]
+        return laws.gathered_weight_bytes(last[0] / d.tp + last[1] / (d.ep * d.etp))

@@ -47,7 +47,7 @@ _INHERITED_BY_NAME = (
     "framework",
     "custom_all_reduce",
 )
-_SAME_UNITS = {"fp16": "bf16", "mxfp8": "fp8"}
+_SAME_UNITS = {"fp16": "bf16", "mxfp8": "fp8-block"}
 """Precisions that share the tensor-core rate of another (and nearly the element size), and so its constants."""
 
 

@@ -41,7 +41,8 @@ class Software(SourcedSpec):
     attention: Literal["unfused", "flash"]
     attention_library: str
     elementwise_library: str
-    norm_backward: Literal["split", "fused"]
+    norm_backward: Literal["split", "fused", "eager"]
+    activation: Literal["fused", "eager"] = "fused"
     wgrad_accumulation: Literal["separate", "fused"]
     main_gradient_bytes: dict[str, float]
     overlap_tensor: Literal["none", "backward", "all"]

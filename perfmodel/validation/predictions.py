@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from perfmodel.formulas.overlap import host_exposed_time, straggler_slowdown
 from perfmodel.predict.activations import activation_bytes_of_layer
 from perfmodel.predict.cost import Cost, total
+from perfmodel.predict.kinds import kind_parts
 from perfmodel.predict.layer import Layer
 from perfmodel.predict.records import TrainingEstimate
 from perfmodel.predict.share import Share
@@ -161,7 +162,7 @@ def _activation_share(row: Row, source_id: str) -> Prediction:
 
     def kept_bytes(sequence_parallel: bool, recompute: str) -> float:
         share = Share(float(row.micro_batch), row.seq_len, float(row.tp), sequence_parallel=sequence_parallel)
-        return float(activation_bytes_of_layer(model, software, share, recompute))
+        return float(activation_bytes_of_layer(model, software, share, kind_parts(model, 0.0), recompute))
 
     return Prediction(kept_bytes(row.sequence_parallel, row.recompute) / kept_bytes(False, "none"))
 
