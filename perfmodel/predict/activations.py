@@ -6,6 +6,7 @@ from perfmodel.formulas import memory as laws
 from perfmodel.ops import maximum
 from perfmodel.predict.cost import Number
 from perfmodel.predict.kinds import Parts
+from perfmodel.predict.matmul import matmul_format
 from perfmodel.predict.share import Share
 from perfmodel.specs.architecture import Architecture
 from perfmodel.specs.blocks import LayerKind
@@ -31,26 +32,38 @@ FREED_BY: dict[str, tuple[str, ...]] = {
 """What recomputing a module frees; the names are those of Megatron-Core's `recompute_modules`."""
 
 
-def saved_by_module(model: Architecture, kind: LayerKind, software: Software, share: Share) -> dict[str, Number]:
-    """Bytes [B] that a layer of this kind keeps for one micro-batch on one rank; "hidden" is its inputs."""
+def saved_by_module(
+    model: Architecture, kind: LayerKind, software: Software, share: Share, dtype: str
+) -> dict[str, Number]:
+    """Bytes [B] that a layer of this kind keeps for one micro-batch on one rank; "hidden" is its inputs.
+
+    Inputs of products are kept in the precision of the products.
+    """
+    operand = min(matmul_format(dtype).left_bytes, _BYTES)
     hidden = share.tokens * model.d_model * _BYTES / share.shards
     branches = (kind.mixer != "none") + (kind.ffn != "none")
     saved: dict[str, Number] = {
         "hidden": model.norms_per_layer * hidden,
-        "layernorm": branches * hidden,
+        "layernorm": branches * hidden * operand / _BYTES,
         "dropout": branches * hidden * _MASK_BYTES / _BYTES if model.dropout else 0.0 * hidden,
     }
     if software.norm_backward == "eager":
         # The input in 32 bits and the normalised one in 16, before its weight.
         saved["layernorm"] = saved["layernorm"] + model.norms_per_layer * hidden * _EAGER_NORM_BYTES / _BYTES
     saved |= _mixer(model, kind, software, share)
-    return saved | _ffn(model, kind, software, share)
+    return saved | _ffn(model, kind, software, share, operand)
 
 
 def activation_bytes_of_layer(
-    model: Architecture, software: Software, share: Share, parts: Parts, recompute: str, modules: tuple[str, ...] = ()
+    model: Architecture,
+    software: Software,
+    share: Share,
+    dtype: str,
+    parts: Parts,
+    recompute: str,
+    modules: tuple[str, ...] = (),
 ) -> Number:
-    """Bytes [B] that the mean of these kinds keeps from forward to backward; `modules` are recomputed when selective."""
+    """Bytes [B] that the mean of these kinds keeps; `modules` are recomputed when selective."""
     if recompute == "full":
         return laws.activation_bytes_per_layer_full_recompute(
             share.seq_len / share.cp, share.micro_batch, model.d_model, share.shards
@@ -58,7 +71,7 @@ def activation_bytes_of_layer(
     freed = _freed(recompute, modules)
     kept: Number = 0.0
     for kind, part in parts:
-        saved = saved_by_module(model, kind, software, share)
+        saved = saved_by_module(model, kind, software, share, dtype)
         kept = kept + part * sum(n for name, n in saved.items() if name not in freed)
     return kept
 
@@ -96,18 +109,20 @@ def _mixer(model: Architecture, kind: LayerKind, software: Software, share: Shar
     return {"mixer": kept, "core_attn": _SCORE_BYTES[bool(model.dropout)] * scores}
 
 
-def _ffn(model: Architecture, kind: LayerKind, software: Software, share: Share) -> dict[str, Number]:
+def _ffn(model: Architecture, kind: LayerKind, software: Software, share: Share, operand: float) -> dict[str, Number]:
     inward = 2.0 if model.gated_mlp else 1.0
     # Apart from its product with the other half, an eager gate keeps its own result.
     eager = 1.0 if model.gated_mlp and software.activation == "eager" else 0.0
     if kind.ffn == "dense":
         width = share.tokens * model.d_ff / share.tp * _BYTES
-        return {"mlp": inward * width, "mlp_act": (1.0 + eager) * width}
+        return {"mlp": inward * width, "mlp_act": (operand / _BYTES + eager) * width}
     experts = model.experts
     if kind.ffn == "none" or experts is None:
         return {}
     copies = share.expert_tokens * experts.experts_per_token
     product = copies * experts.d_ff / share.etp * _BYTES
     routed = laws.expert_activation_bytes(copies, model.d_model, experts.d_ff, share.etp, ff_tensors=inward)
+    # One of the two copies of a routed token is the input of a product.
+    routed = routed - copies * model.d_model * (_BYTES - operand)
     shared = share.tokens * experts.shared_d_ff / share.tp * _BYTES
-    return {"moe": routed, "moe_act": (1.0 + eager) * product, "shared_experts": (inward + 1) * shared}
+    return {"moe": routed, "moe_act": (operand / _BYTES + eager) * product, "shared_experts": (inward + 1) * shared}

@@ -75,7 +75,7 @@ def _on_stage(
     """Memory of one stage; `embeds` says that it holds the embedding, `predicts` is 1 where it holds the head."""
     state = weights.of_stage(layers, embeds, predicts)
     in_flight = _in_flight(d, n_microbatches, stage)
-    kept = _kept(model, software, d, share, layers, stage_parts(model, layers, embeds), in_flight)
+    kept = _kept(model, software, d, share, weights.dtype, layers, stage_parts(model, layers, embeds), in_flight)
     if embeds and model.dropout:
         kept = kept + laws.embedding_dropout_bytes_korthikanti2022(
             share.seq_len / share.cp, share.micro_batch, model.d_model, in_flight, share.shards
@@ -93,13 +93,14 @@ def _on_stage(
 
 
 def _kept(
-    model: Architecture, software: Software, d: Degrees, share: Share, layers: Number, parts: Parts, in_flight: Number
-) -> Number:
+    model: Architecture, software: Software, d: Degrees, share: Share, dtype: str, layers: Number, parts: Parts,
+    in_flight: Number,
+) -> Number:  # fmt: skip
     """Activations of all micro-batches in flight, and of the layer that is being recomputed."""
     if d.recompute == "none":
-        return layers * in_flight * activation_bytes_of_layer(model, software, share, parts, "none")
-    whole = activation_bytes_of_layer(model, software, share, parts, "none")
-    less_kept = activation_bytes_of_layer(model, software, share, parts, d.recompute, d.recompute_modules)
+        return layers * in_flight * activation_bytes_of_layer(model, software, share, dtype, parts, "none")
+    whole = activation_bytes_of_layer(model, software, share, dtype, parts, "none")
+    less_kept = activation_bytes_of_layer(model, software, share, dtype, parts, d.recompute, d.recompute_modules)
     repeated = layers
     if d.recompute == "full" and d.recompute_layers is not None:
         repeated = minimum(layers, d.recompute_layers)

@@ -20,14 +20,14 @@ HOST_LINK_BYTE_PER_S = 25e9
 
 
 def offload_node(
-    cluster: Cluster, software: Software, d: Degrees, share: Share, model: Architecture, layers: Number,
+    cluster: Cluster, software: Software, d: Degrees, share: Share, model: Architecture, dtype: str, layers: Number,
     windows: Windows, n_microbatches: Number,
 ) -> tuple[Node, ...]:  # fmt: skip
     """The term of offloading, empty without it: out behind the forward pass, back behind the backward pass."""
     if not d.offload_share:
         return ()
     kept = activation_bytes_of_layer(
-        model, software, share, bottleneck_parts(model, d.pp), d.recompute, d.recompute_modules
+        model, software, share, dtype, bottleneck_parts(model, d.pp), d.recompute, d.recompute_modules
     )
     one_way = d.offload_share * kept * layers / _host_byte_per_s(cluster)
     visible: Number = 0.0

@@ -139,7 +139,9 @@ class StepModel:
             Node.wait("stragglers", straggler_s, "dependency"),
             bubble,
             self._pipeline_transfer(d, share, n_microbatches, host.message_s),
-            *offload_node(self.cluster, self.software, d, share, self.model, layers, windows, n_microbatches),
+            *offload_node(
+                self.cluster, self.software, d, share, self.model, self.dtype, layers, windows, n_microbatches
+            ),
             data.exchange(stages, windows, n_microbatches),
             data.optimizer(stages, self.optimizer),
         )

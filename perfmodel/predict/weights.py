@@ -78,7 +78,7 @@ class Weights:
     def __init__(
         self, model: Architecture, software: Software, d: Degrees, dtype: str, optimizer: str, trainable: Trainable
     ) -> None:
-        self.model, self.degrees, self.trainable = model, d, trainable
+        self.model, self.degrees, self.trainable, self.dtype = model, d, trainable, dtype
         self.gradient_bytes = software.gradient_bytes(dtype)
         self.state_bytes = optimizer_of(optimizer).state_bytes
         self._of_kind = {kind: self._split(kind) for kind, _ in model.layer_groups}

@@ -162,7 +162,9 @@ def _activation_share(row: Row, source_id: str) -> Prediction:
 
     def kept_bytes(sequence_parallel: bool, recompute: str) -> float:
         share = Share(float(row.micro_batch), row.seq_len, float(row.tp), sequence_parallel=sequence_parallel)
-        return float(activation_bytes_of_layer(model, software, share, kind_parts(model, 0.0), recompute))
+        return float(
+            activation_bytes_of_layer(model, software, share, row.precision, kind_parts(model, 0.0), recompute)
+        )
 
     return Prediction(kept_bytes(row.sequence_parallel, row.recompute) / kept_bytes(False, "none"))
 
