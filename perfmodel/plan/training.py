@@ -92,7 +92,7 @@ def plan_training(
         tokens=tokens,
     )
     priced = price_space(task)
-    capacity = float(task.cluster.accelerator.hbm_bytes)
+    capacity = float(task.cluster.accelerator.capacity_bytes)
     limit = capacity * (1.0 - memory_margin)
     request = task.request() | {"objective": objective, "memory_margin": memory_margin, "top": top}
     fits = np.flatnonzero(priced.memory_bytes <= limit)
@@ -262,7 +262,7 @@ def _reasons(task: TrainingTask, priced: PricedSpace, limit: float) -> list[str]
     reasons = [
         f"memory: the leanest layout (tp {layout.tp}, pp {layout.pp}, dp {layout.dp}, micro-batch "
         f"{layout.micro_batch}, ZeRO-{layout.zero_stage}, recompute {layout.recompute}) needs {least / 1e9:.1f} GB, "
-        f"{limit / 1e9:.1f} GB are allowed of {float(task.cluster.accelerator.hbm_bytes) / 1e9:.1f}"
+        f"{limit / 1e9:.1f} GB are allowed of {float(task.cluster.accelerator.capacity_bytes) / 1e9:.1f}"
     ]
     enough = _accelerators_that_fit(task, limit)
     if enough is not None:

@@ -242,7 +242,7 @@ def _reference(kind: str, spec: Cluster | Software) -> str | dict[str, Any]:
 
 def _memory(task: TrainingTask, step: Step) -> MemoryBytes:
     parts = {name: float(getattr(step.memory, name)) for name in MemoryBytes.model_fields if name != "capacity"}
-    return MemoryBytes(**parts, capacity=float(task.cluster.accelerator.hbm_bytes))
+    return MemoryBytes(**parts, capacity=float(task.cluster.accelerator.capacity_bytes))
 
 
 def step_energy_j(task: TrainingTask, accelerators: Number, step: Step) -> Number:

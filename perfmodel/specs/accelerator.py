@@ -22,7 +22,7 @@ class Accelerator(SourcedSpec):
     """An accelerator in base units; bare numbers are taken as the user's assumptions. Raises `SpecError`.
 
     Peaks are dense, in flop/s (integer precisions: op/s). `sram_bytes` is the shared memory and L1 of one core (SM),
-    the fast memory of the attention I/O law; `link_byte_per_s` is scale-up, one direction; prices per accelerator.
+    the fast memory of the attention I/O law; `reported_bytes` is what the driver reports where a data sheet's GB are GiB; `link_byte_per_s` is scale-up, one direction; prices per accelerator.
     """
 
     id: str = "custom"
@@ -35,6 +35,7 @@ class Accelerator(SourcedSpec):
     sparse_peak_flop_per_s: dict[Precision, Quantity] | None = None
     hbm_byte_per_s: Quantity
     hbm_bytes: Quantity
+    reported_bytes: Quantity | None = None
     sram_bytes: Quantity
     l2_bytes: Quantity
     n_cores: Quantity
@@ -42,6 +43,11 @@ class Accelerator(SourcedSpec):
     tdp_w: Quantity
     idle_w: Quantity
     usd_per_hour: QuantityOrZero
+
+    @property
+    def capacity_bytes(self) -> Quantity:
+        """Memory that a framework finds [B]: what the driver reports, else the data sheet's."""
+        return self.hbm_bytes if self.reported_bytes is None else self.reported_bytes
 
     def peak(self, dtype: str) -> Quantity:
         """Dense peak of a precision [flop/s]; raises `PlanError` where the accelerator has none."""
