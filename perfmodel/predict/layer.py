@@ -43,11 +43,11 @@ class Layer:
         products = total(cost for phase in phases for name, cost in phase.items() if name not in _OTHERS)
         everything = total(cost for phase in phases for cost in phase.values())
         slowdown = kernels.slowdown(products.seconds, everything.seconds)
-        slower = (
+        forward, backward = (
             {name: cost if name in _OTHERS else cost.slowed(slowdown) for name, cost in phase.items()}
             for phase in phases
         )
-        return Layer(*slower, slowdown=slowdown)
+        return Layer(forward, backward, slowdown)
 
     def device(self, phase: Costs) -> Cost:
         """Everything of a phase that runs on the accelerator's cores and memory."""

@@ -28,7 +28,8 @@ class ParallelLayout(BaseModel):
     """A parallel layout; `tp * pp * dp * cp` is the number of accelerators used. Raises `PlanError`.
 
     `micro_batch` counts sequences; `dp_shard` is how many of the dp ranks share one ZeRO shard (None: all);
-    `overlap` turns every overlap of communication off or on (None: as the software generation does).
+    `overlap` turns every overlap of communication off or on, and `cp_exchange` says how context-parallel ranks share
+    keys and values (None: as the software generation does).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,6 +54,7 @@ class ParallelLayout(BaseModel):
     vocab_parallel: Literal["none", "vocab-1", "vocab-2", "interlaced"] = "none"
     offload: dict[str, float] = Field(default_factory=dict)
     overlap: bool | None = None
+    cp_exchange: Literal["ring", "all-gather", "all-to-all"] | None = None
 
     def __init__(self, **data: Any) -> None:
         try:
@@ -141,6 +143,10 @@ def check_layout(
         raise PlanError(f"tp: must divide d_ff {model.d_ff} (got {tp}); allowed: {_divisors(model.d_ff)}")
     if layout.sequence_parallel and seq_len % (tp * layout.cp):
         raise PlanError(f"sequence_parallel: tp * cp = {tp * layout.cp} must divide seq_len {seq_len}; or turn it off")
+    if layout.cp_exchange == "all-to-all" and model.n_heads % (tp * layout.cp):
+        raise PlanError(
+            f"cp_exchange: all-to-all gives each rank whole heads; tp * cp must divide n_heads {model.n_heads}"
+        )
     if seq_len % layout.cp:
         raise PlanError(f"cp: must divide seq_len {seq_len} (got {layout.cp})")
     if pp * vpp > model.n_layers + VOCABULARY_CHUNKS:
@@ -190,7 +196,7 @@ def _check_pieces(layout: ParallelLayout, model: Architecture) -> None:
     stages = layout.stage_layers
     if stages is not None and (len(stages) != layout.pp or sum(stages) != model.n_layers or min(stages) < 0):
         raise PlanError(
-            f"stage_layers: must be pp = {layout.pp} numbers that add up to {model.n_layers} layers (got {list(stages)})"
+            f"stage_layers: must be pp = {layout.pp} numbers that add up to {model.n_layers} (got {list(stages)})"
         )
     if stages is not None and layout.vpp > 1:
         raise PlanError("stage_layers: needs vpp 1; chunks get equal numbers of layers")

@@ -29,6 +29,7 @@ __all__ = ["MATMUL_FORMATS", "MatmulFormat", "TiledMatmul", "matmul_format"]
 
 ROWS_PER_BLOCK = 16384
 """Rows of an array that are worked on together: their intermediate results stay in cache."""
+_SMALL_CORES = 16
 PARTIAL_BYTES = 4.0
 """Size of a partial sum, single precision."""
 
@@ -78,8 +79,10 @@ class TiledMatmul:
         self.format = matmul_format(dtype)
         # In a lasting load the clocks are those of the load, not of the single product.
         self.sustained_slowdown = 0.0 if steady else constants.sustained_slowdown
-        self.constants = constants
         self.n_cores = float(accelerator.n_cores)
+        # Tiles and their overheads are those of many small cores; a part of a few large ones has arrays of its own.
+        few = self.n_cores < _SMALL_CORES
+        self.constants = constants = constants.model_copy(update={"tiles": ()}) if few else constants
         self.flop_per_s = constants.compute_efficiency * float(accelerator.peak(self.format.peak))
         self.byte_per_s = constants.memory_efficiency * float(accelerator.hbm_byte_per_s)
         self.core_byte_per_s = constants.core_load_ratio * float(accelerator.hbm_byte_per_s) / self.n_cores

@@ -40,6 +40,7 @@ __all__ = [
     "training_task",
 ]
 
+PACKINGS = ("padded", "packed")
 TRAINING_PRECISIONS = ("fp16", "bf16", "fp8", "mxfp8", "nvfp4")
 ModelLike = Architecture | str | Path | Mapping[str, Any]
 ClusterLike = Cluster | str | Path | Mapping[str, Any]
@@ -57,6 +58,9 @@ class TrainingTask:
     precision: str
     optimizer: str
     tokens: float | None
+    trainable: str
+    mean_seq_len: int | None
+    packing: str
     steps: StepModel
     notes: tuple[str, ...]
 
@@ -72,7 +76,18 @@ class TrainingTask:
             "software": _reference("software", self.software),
             "optimizer": self.optimizer,
             "tokens": self.tokens,
+            "trainable": self.trainable,
+            "mean_seq_len": self.mean_seq_len,
+            "packing": self.packing,
         }
+
+    @property
+    def documents(self) -> tuple[float, int]:
+        """Documents of a step and the length of one [tokens]: what is left of a batch without its padding."""
+        if self.mean_seq_len is None:
+            return float(self.global_batch), self.seq_len
+        filled = self.seq_len / self.mean_seq_len if self.packing == "packed" else 1.0
+        return self.global_batch * filled, self.mean_seq_len
 
 
 def training_task(
@@ -85,6 +100,9 @@ def training_task(
     software: Software | str | Mapping[str, Any] | None = None,
     optimizer: str = "adam-mixed",
     tokens: float | None = None,
+    trainable: str = "all",
+    mean_seq_len: int | None = None,
+    packing: str = "padded",
 ) -> TrainingTask:
     """Load and check everything; raises `SpecError` and `PlanError` before any work."""
     architecture = load_model(model)
@@ -97,16 +115,30 @@ def training_task(
     efficiency = load_efficiency(machine.accelerator.id, machine.accelerator.relative)
     if tokens is not None:
         tokens = _positive("tokens", tokens)
-    steps = StepModel(architecture, machine, efficiency, stack, dtype=precision, optimizer=optimizer)
+    length = _count("seq_len", seq_len)
+    mean = _mean_length(mean_seq_len, packing, length)
+    steps = StepModel(
+        architecture,
+        machine,
+        efficiency,
+        stack,
+        dtype=precision,
+        optimizer=optimizer,
+        trainable=trainable,
+        document_len=float(mean) if mean is not None and packing == "packed" else None,
+    )
     return TrainingTask(
         model=architecture,
         cluster=machine,
         software=stack,
         global_batch=_count("global_batch", global_batch),
-        seq_len=_count("seq_len", seq_len),
+        seq_len=length,
         precision=precision,
         optimizer=optimizer,
         tokens=tokens,
+        trainable=trainable,
+        mean_seq_len=mean,
+        packing=packing,
         steps=steps,
         notes=(*efficiency.inherited, *stack.inherits),
     )
@@ -123,11 +155,17 @@ def estimate_training(
     software: Software | str | Mapping[str, Any] | None = None,
     optimizer: str = "adam-mixed",
     tokens: float | None = None,
+    trainable: str = "all",
+    mean_seq_len: int | None = None,
+    packing: str = "padded",
 ) -> TrainingEstimate:
     """Time, memory, energy and cost of one training step of `global_batch` sequences of `seq_len` tokens.
 
-    `tokens` adds the totals of a whole run. Raises `SpecError` for a bad description and `PlanError` for arguments
-    that cannot run together; an estimate that does not fit in memory is returned with `fits=False`.
+    `tokens` adds the totals of a whole run. `trainable` is "all", "lora:r=R" or "qlora:r=R". Documents of
+    `mean_seq_len` tokens are padded to `seq_len` each, or `packing` "packed" fills sequences with them, each attending
+    to itself; rates and utilisations then count their tokens alone. Raises `SpecError` for a bad description and
+    `PlanError` for arguments that cannot run together; an estimate that does not fit in memory is returned with
+    `fits=False`.
     """
     task = training_task(
         model,
@@ -138,24 +176,28 @@ def estimate_training(
         software=software,
         optimizer=optimizer,
         tokens=tokens,
+        trainable=trainable,
+        mean_seq_len=mean_seq_len,
+        packing=packing,
     )
     chosen = make_layout(layout)
     check_layout(chosen, task.model, task.cluster, task.global_batch, task.seq_len)
-    steps = _with_overlap(task.steps, chosen.overlap)
+    steps = _as_laid_out(task.steps, chosen)
     return describe(task, chosen, steps.price(degrees_of(chosen, task.model.n_layers), task.global_batch, task.seq_len))
 
 
-def _with_overlap(steps: StepModel, overlap: bool | None) -> StepModel:
-    """The same step model with every overlap on or off."""
-    if overlap is None:
-        return steps
-    switches = {
-        "overlap_tensor": "all" if overlap else "none",
-        "overlap_pipeline": overlap,
-        "overlap_data": overlap,
-    }
-    software = steps.software.model_copy(update=switches)
-    return steps.with_(software=software)
+def _as_laid_out(steps: StepModel, layout: ParallelLayout) -> StepModel:
+    """The step model with the switches that a layout sets instead of the software generation."""
+    changes: dict[str, Any] = {}
+    if layout.overlap is not None:
+        changes |= {
+            "overlap_tensor": "all" if layout.overlap else "none",
+            "overlap_pipeline": layout.overlap,
+            "overlap_data": layout.overlap,
+        }
+    if layout.cp_exchange is not None:
+        changes["context_parallel"] = layout.cp_exchange
+    return steps.with_(software=steps.software.model_copy(update=changes)) if changes else steps
 
 
 def estimate_memory(*args: Any, **keywords: Any) -> MemoryBytes:
@@ -189,11 +231,14 @@ def degrees_of(layout: ParallelLayout, n_layers: int) -> Degrees:
 def describe(task: TrainingTask, layout: ParallelLayout, step: Step) -> TrainingEstimate:
     """The record of a step that was priced with scalars."""
     seconds = float(step.seconds)
-    tokens_per_s = task.global_batch * task.seq_len / seconds
+    documents, length = task.documents
+    tokens_per_s = documents * length / seconds
     accelerators = layout.accelerators
     peak = float(task.cluster.accelerator.peak(matmul_format(task.precision).peak)) * accelerators * seconds
+    # Forward, gradients of the inputs, and gradients of the weights that learn.
+    passes = 3.0 if task.steps.trainable.trains_all else 2.0
     full, causal = (
-        3.0 * task.model.forward_flops(task.global_batch, task.seq_len, attention=kind) for kind in ("full", "causal")
+        passes * documents * task.model.forward_flops(1, length, attention=kind) for kind in ("full", "causal")
     )
     energy = float(step_energy_j(task, accelerators, step))
     cost = float(step_cost_usd(task, accelerators, seconds))
@@ -295,6 +340,17 @@ def _count(name: str, value: Any) -> int:
     if value < 1 or value % 1:
         raise OutOfRangeError(f"{name}: must be a whole number >= 1 (got {value!r})")
     return int(value)
+
+
+def _mean_length(mean_seq_len: Any, packing: str, seq_len: int) -> int | None:
+    if packing not in PACKINGS:
+        raise PlanError(unknown_name("packing", packing, PACKINGS))
+    if mean_seq_len is None:
+        return None
+    mean = _count("mean_seq_len", mean_seq_len)
+    if mean > seq_len:
+        raise PlanError(f"mean_seq_len: must be at most seq_len {seq_len} (got {mean})")
+    return mean
 
 
 def _positive(name: str, value: Any) -> float:
