@@ -17,7 +17,8 @@ from perfmodel.formulas.collectives import ring_all_reduce_time
 from perfmodel.predict.matmul import TiledMatmul
 from perfmodel.specs import registry
 from perfmodel.specs.accelerator import load_accelerator
-from perfmodel.specs.efficiency import MatmulConstants, load_efficiency
+from perfmodel.specs.efficiency import load_efficiency
+from perfmodel.specs.kernel_constants import MatmulConstants
 
 ACCELERATOR = "a100-sxm-80gb"
 

@@ -15,14 +15,8 @@ from perfmodel.formulas.roofline import roofline_time
 from perfmodel.predict.attention import AttentionKernels
 from perfmodel.predict.cost import Cost
 from perfmodel.specs.accelerator import Accelerator
-from perfmodel.specs.efficiency import (
-    DecodeConstants,
-    Efficiency,
-    Fit,
-    FlashConstants,
-    TileConstants,
-    UnsplitLatentConstants,
-)
+from perfmodel.specs.efficiency import Efficiency
+from perfmodel.specs.kernel_constants import DecodeConstants, Fit, FlashConstants, TileConstants, UnsplitLatentConstants
 from perfmodel.specs.quantity import Quantity
 
 __all__ = ["fit_attention_kernels"]

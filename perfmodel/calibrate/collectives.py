@@ -13,13 +13,12 @@ from perfmodel.formulas import collectives as links
 from perfmodel.predict.communication import Links
 from perfmodel.specs.accelerator import Accelerator
 from perfmodel.specs.cluster import Cluster, load_cluster
-from perfmodel.specs.efficiency import (
+from perfmodel.specs.efficiency import Efficiency, load_efficiency
+from perfmodel.specs.kernel_constants import (
     CustomAllReduceConstants,
-    Efficiency,
     InNetworkConstants,
     NetworkConstants,
     ProtocolConstants,
-    load_efficiency,
 )
 from perfmodel.validation.kernel_tables import Table, load_table
 

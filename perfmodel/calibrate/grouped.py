@@ -13,7 +13,8 @@ from perfmodel.calibrate.kernels import Fitted, fitted
 from perfmodel.calibrate.tables import load_table
 from perfmodel.predict.grouped import GROUPED_LIBRARY, GroupedMatmul
 from perfmodel.specs.accelerator import Accelerator
-from perfmodel.specs.efficiency import Efficiency, GroupedConstants, load_efficiency
+from perfmodel.specs.efficiency import Efficiency, load_efficiency
+from perfmodel.specs.kernel_constants import GroupedConstants
 from perfmodel.validation.moe_scores import MOE_TABLE, ffn_seconds, moe_calibrates, moe_data_sheet_seconds, moe_loads
 
 __all__ = ["GROUPED_FORMATS", "fit_grouped", "grouped_choices"]

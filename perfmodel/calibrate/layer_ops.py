@@ -13,14 +13,8 @@ import numpy as np
 from perfmodel.calibrate.kernels import Fitted, Floats, fitted
 from perfmodel.calibrate.tables import is_calibrate, load_table
 from perfmodel.specs.accelerator import Accelerator, load_accelerator
-from perfmodel.specs.efficiency import (
-    Efficiency,
-    ElementwiseConstants,
-    Fit,
-    FrameworkConstants,
-    MatmulConstants,
-    load_efficiency,
-)
+from perfmodel.specs.efficiency import Efficiency, load_efficiency
+from perfmodel.specs.kernel_constants import ElementwiseConstants, Fit, FrameworkConstants, MatmulConstants
 from perfmodel.validation.layer_ops import (
     FRAMEWORK,
     OPERATIONS,

@@ -16,7 +16,7 @@ from perfmodel.formulas.matmul import matmul_flops, mixed_matmul_bytes
 from perfmodel.formulas.roofline import roofline_time
 from perfmodel.predict.matmul import TiledMatmul, matmul_format
 from perfmodel.specs.accelerator import Accelerator
-from perfmodel.specs.efficiency import MatmulConstants
+from perfmodel.specs.kernel_constants import MatmulConstants
 
 __all__ = ["LIBRARIES", "Library", "choices", "error_of", "fit_matmul", "fit_products", "sizes"]
 

@@ -51,7 +51,6 @@ def fit_software(software: str, rows: Rows) -> SoftwareFit:
     """Least squares of ln(predicted / measured) over `exposed_share` in [0, 1]."""
     base = load_software(software)
 
-
     def residuals(values: np.ndarray) -> np.ndarray:
         share = Quantity(float(values[0]))
         stack = base.model_copy(update={"exposed_share": share})
@@ -109,7 +108,9 @@ def main() -> None:
         if software.startswith("megatron-2021"):
             continue  # its rows are host-bound and fix host_layer_s, by hand
         fit = fit_software(software, rows)
-        print(f"{fit.software}: exposed_share {fit.exposed_share:.3g} from {fit.rows} rows, error {100 * fit.error:.1f} %")
+        print(
+            f"{fit.software}: exposed_share {fit.exposed_share:.3g} from {fit.rows} rows, error {100 * fit.error:.1f} %"
+        )
         if "--write" in sys.argv[1:]:
             write_fit(fit)
 

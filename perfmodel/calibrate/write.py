@@ -25,7 +25,7 @@ from perfmodel.errors import PlanError, unknown_name
 from perfmodel.specs import registry
 from perfmodel.specs.accelerator import Accelerator, load_accelerator
 from perfmodel.specs.cluster import load_cluster
-from perfmodel.specs.efficiency import MatmulConstants
+from perfmodel.specs.kernel_constants import MatmulConstants
 
 __all__ = ["RECIPES", "calibrated", "fits", "path_of", "protocol_blocks", "provenance", "render"]
 

@@ -22,7 +22,8 @@ def bench_training(repeats: int = 5) -> dict[str, Any]:
     space = training_space(task.model, 16384, 2048, 8192)
     array_s = _best(lambda: price_space(task, space), repeats)
     sample = [space.blocks[-1].layout(row) for row in range(0, len(space.blocks[-1].degrees.tp), 7)][:200]
-    loop_s = _best(lambda: [task.steps.price(degrees_of(layout, task.model.n_layers), 2048, 8192) for layout in sample], repeats)
+    degrees = [degrees_of(layout, task.model.n_layers) for layout in sample]
+    loop_s = _best(lambda: [task.steps.price(one, 2048, 8192) for one in degrees], repeats)
     plan_s = _best(lambda: plan_training("llama-3.1-405b", cluster, global_batch=2048, seq_len=8192), repeats)
     return {
         "document": "perfmodel/bench-training/1",

@@ -90,7 +90,15 @@ def training_space(
 def _degrees(columns: list[Column], zero_stage: int, sequence_parallel: bool, recompute: str) -> Degrees:
     tp, pp, dp, vpp, micro_batch = columns
     return Degrees(
-        tp, pp, dp, vpp, micro_batch, dp, zero_stage=zero_stage, sequence_parallel=sequence_parallel, recompute=recompute
+        tp,
+        pp,
+        dp,
+        vpp,
+        micro_batch,
+        dp,
+        zero_stage=zero_stage,
+        sequence_parallel=sequence_parallel,
+        recompute=recompute,
     )
 
 

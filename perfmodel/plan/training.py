@@ -14,6 +14,7 @@ from perfmodel.plan.records import Alternative, Certificate, Constraint, Trainin
 from perfmodel.plan.sensitivity import step_sensitivities
 from perfmodel.plan.space import Block, Space, training_space
 from perfmodel.predict.layout import ParallelLayout
+from perfmodel.predict.records import TrainingEstimate
 from perfmodel.predict.training import (
     ClusterLike,
     ModelLike,
@@ -101,7 +102,7 @@ def plan_training(
         return _infeasible(task, request, certificate, priced, limit)
     best = fits[_rank(priced, fits, objective)[0]]
     layout = priced.layout(int(best))
-    prediction = describe(task, layout, task.steps.price(degrees_of(layout, task.model.n_layers), task.global_batch, task.seq_len))
+    prediction = _described(task, layout)
     total = prediction.memory_bytes.total
     return TrainingPlan(
         perfmodel_version=__version__,
@@ -117,6 +118,12 @@ def plan_training(
         infeasible_because=(),
         sources=prediction.sources,
     )
+
+
+def _described(task: TrainingTask, layout: ParallelLayout) -> TrainingEstimate:
+    """The full record of one layout of the space."""
+    degrees = degrees_of(layout, task.model.n_layers)
+    return describe(task, layout, task.steps.price(degrees, task.global_batch, task.seq_len))
 
 
 def price_space(task: TrainingTask, space: Space | None = None) -> PricedSpace:
@@ -183,7 +190,7 @@ def _alternatives(
     found = []
     for index in chosen:
         layout = priced.layout(int(index))
-        estimate = describe(task, layout, task.steps.price(degrees_of(layout, task.model.n_layers), task.global_batch, task.seq_len))
+        estimate = _described(task, layout)
         found.append(
             Alternative(
                 layout=layout.model_dump(mode="json"),

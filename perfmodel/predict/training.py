@@ -26,7 +26,7 @@ from perfmodel.specs.efficiency import load_efficiency
 from perfmodel.specs.huggingface import load_model, model_reference
 from perfmodel.specs.quantity import quantities
 from perfmodel.specs.registry import data_version, ids
-from perfmodel.specs.software import Software, load_software
+from perfmodel.specs.software import Software, default_training_software, load_software
 
 __all__ = [
     "TRAINING_PRECISIONS",
@@ -111,7 +111,7 @@ def training_task(
         raise PlanError(unknown_name("precision", precision, TRAINING_PRECISIONS))
     if optimizer not in OPTIMIZERS:
         raise PlanError(unknown_name("optimizer", optimizer, OPTIMIZERS))
-    stack = load_software(software)
+    stack = load_software(default_training_software(machine.accelerator.vendor) if software is None else software)
     efficiency = load_efficiency(machine.accelerator.id, machine.accelerator.relative)
     if tokens is not None:
         tokens = _positive("tokens", tokens)

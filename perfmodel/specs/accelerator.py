@@ -22,7 +22,8 @@ class Accelerator(SourcedSpec):
     """An accelerator in base units; bare numbers are taken as the user's assumptions. Raises `SpecError`.
 
     Peaks are dense, in flop/s (integer precisions: op/s). `sram_bytes` is the shared memory and L1 of one core (SM),
-    the fast memory of the attention I/O law; `reported_bytes` is what the driver reports where a data sheet's GB are GiB; `link_byte_per_s` is scale-up, one direction; prices per accelerator.
+    the fast memory of the attention I/O law; `reported_bytes` is what the driver reports where a data sheet's GB are
+    GiB; `link_byte_per_s` is scale-up, one direction; prices per accelerator.
     """
 
     id: str = "custom"

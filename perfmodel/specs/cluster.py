@@ -27,8 +27,9 @@ _KWH = Quantity(0.08, source="perfmodel", note="not given: about the mean price 
 class Cluster(SourcedSpec):
     """A cluster of `accelerators` equal accelerators; `tiers` stand innermost first. Raises `SpecError`.
 
-    `host` is what a node's accelerators lean on, where offloaded activations wait. `server_overhead_w` [W] is one accelerator's share of processors, network cards and fans at full load; `pue` [1]
-    multiplies all power; `usd_per_hour` [USD/h] per accelerator stands instead of the accelerator's own price.
+    `host` is what a node's accelerators lean on, where offloaded activations wait. `server_overhead_w` [W] is one
+    accelerator's share of processors, network cards and fans at full load; `pue` [1] multiplies all power;
+    `usd_per_hour` [USD/h] per accelerator stands instead of the accelerator's own price.
     """
 
     id: str = "custom"

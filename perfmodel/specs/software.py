@@ -11,9 +11,10 @@ from pydantic import field_validator
 from perfmodel.specs import registry
 from perfmodel.specs.quantity import Quantity, QuantityOrZero, SourcedSpec
 
-__all__ = ["DEFAULT_TRAINING_SOFTWARE", "NUMBERS", "Software", "load_software"]
+__all__ = ["DEFAULT_TRAINING_SOFTWARE", "NUMBERS", "Software", "default_training_software", "load_software"]
 
 DEFAULT_TRAINING_SOFTWARE = "megatron-core-2025"
+_DEFAULT_BY_VENDOR = {"Google": "maxtext-2025"}
 NUMBERS = (
     "host_layer_s",
     "host_backward_ratio",
@@ -27,11 +28,18 @@ NUMBERS = (
 class Software(SourcedSpec):
     """One generation of a training stack, the same for all accelerators. Raises `SpecError`.
 
-    Switches say what the stack does (`recompute_stops_early`: recomputation of a layer ends when its last saved tensor is
-    back, before the last product); the six numbers are `host_layer_s` [s] to launch one layer forward,
-    `host_backward_ratio` [1] backward over forward, `exposed_share` [1] what an overlap leaves of the shorter activity,
-    `loss_bytes_per_logit` [B] traffic of softmax and cross entropy forward and backward, `optimizer_bytes_per_param`
-    [B] traffic of the optimizer step, and `workspace_bytes` [B] context, buffers and fragmentation.
+    The six numbers are `host_layer_s` [s] to launch one dense layer forward, `host_backward_ratio` [1] backward over
+    forward, `exposed_share` [1] what an overlap leaves of the shorter activity, `loss_bytes_per_logit` [B] traffic of
+    softmax and cross entropy forward and backward, `optimizer_bytes_per_param` [B] traffic of the optimizer step, and
+    `workspace_bytes` [B] that the allocator counts beyond tensors. Everything else says what the stack does:
+
+    * `attention`, `norm_backward`, `activation`: which kernels are fused, `wgrad_accumulation`: in the product or apart;
+    * `overlap_*`: which messages run behind computation; `context_parallel`: how key-value heads are shared;
+    * `recompute_stops_early`: recomputation of a layer ends when its last saved tensor is back, before its last product;
+    * `shards_by_layer`: ZeRO's messages are those of one layer, whatever the stage;
+    * `places_layers_freely`: pipeline layouts name the layers of each chunk and relieve the stage with the head;
+    * `expert_counts_on_host`, `expert_dispatch`: the host waits for the tokens of each expert; a token's copies travel
+      one by one, or once to each node.
     """
 
     id: str
@@ -75,3 +83,8 @@ class Software(SourcedSpec):
 def load_software(what: str | Path | Mapping[str, Any] | Software | None = None) -> Software:
     """The generation of that id, path or dict (None: the default); raises `SpecError`."""
     return registry.load("software", DEFAULT_TRAINING_SOFTWARE if what is None else what, Software)
+
+
+def default_training_software(vendor: str) -> str:
+    """Id of the stack that runs on a vendor's accelerators when none is named."""
+    return _DEFAULT_BY_VENDOR.get(vendor, DEFAULT_TRAINING_SOFTWARE)
