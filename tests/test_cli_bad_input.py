@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from cli_words import ESTIMATE, FLAGS, PLAN, SCENARIO, TOML, replaced, without
 
+MESSAGE = ["estimate", "collective", "--cluster", "dgx-h100", "--n-bytes", "1e6", "--ranks", "8"]
 BAD_INPUT = {
     "no such command": (["pln"], "unknown command 'pln'; nearest: 'plan'"),
     "a command of later": (["plan", "serving"], "unknown command 'plan serving'; nearest: 'plan training'"),
@@ -73,6 +74,39 @@ BAD_INPUT = {
         [*ESTIMATE, *FLAGS, "--stage-layers", "4,x"],
         "--stage-layers: must be a whole number >= 0 (got 'x')",
     ),
+    "precision of no training": ([*ESTIMATE, *FLAGS, "--precision", "int8"], "--precision: unknown value 'int8'"),
+    "module unknown": ([*ESTIMATE, *FLAGS, "--recompute-modules", "mlp,moe_ack"], "nearest: 'moe_act'"),
+    "modules of full": (
+        [*ESTIMATE, *FLAGS, "--recompute", "full", "--recompute-modules", "mlp"],
+        "recompute_modules: need recompute 'selective' (got 'full')",
+    ),
+    "layers of selective": ([*ESTIMATE, *FLAGS, "--recompute-layers", "2"], "with recompute 'full'"),
+    "offload of nothing": (
+        [*ESTIMATE, *FLAGS, "--offload", "0.5"],
+        "must be a table of numbers, as activations=0.5",
+    ),
+    "offload unknown": ([*ESTIMATE, *FLAGS, "--offload", "activation=0.5"], "--offload: unknown key 'activation'"),
+    "offload word": (
+        [*ESTIMATE, *FLAGS, "--offload", "activations=half"],
+        "--offload: activations: must be a number >= 0 (got 'half')",
+    ),
+    "offload too much": ([*ESTIMATE, *FLAGS, "--offload", "activations=2"], "offload: activations must be from 0 to 1"),
+    "experts of a dense model": ([*ESTIMATE, *FLAGS, "--dp", "8", "--ep", "8"], "llama-3.1-8b has no experts"),
+    "context against length": ([*ESTIMATE, *FLAGS, "--cp", "3"], "tp * cp = 3 must divide seq_len 4096"),
+    "serving degree": ([*ESTIMATE, *FLAGS, "--attention-dp", "2"], "attention_dp: is for serving"),
+    "schedule of later": ([*ESTIMATE, *FLAGS, "--schedule", "zb-v"], "'zb-v' is not priced yet; allowed: gpipe, 1f1b"),
+    "stages that do not add up": (
+        [*ESTIMATE, *FLAGS, "--pp", "4", "--stage-layers", "8,8,8,9"],
+        "stage_layers: must be pp = 4 numbers that add up to 32 (got [8, 8, 8, 9])",
+    ),
+    "adapter without rank": ([*ESTIMATE, *FLAGS, "--trainable", "lora"], "trainable: must be 'all', 'lora:r=R'"),
+    "documents too long": ([*ESTIMATE, *FLAGS, "--mean-seq-len", "5000"], "must be at most seq_len 4096 (got 5000)"),
+    "packing unknown": ([*ESTIMATE, *FLAGS, "--packing", "packd"], "nearest: 'packed'"),
+    "algorithm unknown": ([*MESSAGE, "--algorithm", "rings"], "--algorithm: unknown value 'rings'; nearest: 'ring'"),
+    "algorithm of another operation": (
+        [*MESSAGE, "--operation", "all_gather", "--algorithm", "star"],
+        "unknown algorithm of all_gather 'star'",
+    ),
     "modules empty": (
         [*ESTIMATE, *FLAGS, "--recompute-modules", "mlp,"],
         "--recompute-modules: must be a list of names",
@@ -113,7 +147,7 @@ BAD_FILES: dict[str, tuple[str, str | bytes, str]] = {
     "number for a model": ("s.toml", "model = 16", "s.toml: model: must be an id, a path or a table (got 16)"),
     "number for a switch": ("s.toml", "sequence_parallel = 1", "sequence_parallel: must be true or false (got 1)"),
     "number for a list": ("s.toml", "stage_layers = 1", "stage_layers: must be a list of whole numbers (got 1)"),
-    "number for a table": ("s.toml", "offload = 1", "offload: must be a table (got 1)"),
+    "number for a table": ("s.toml", "offload = 1", "offload: must be a table of numbers, as activations=0.5 (got 1)"),
     "another document": ("s.json", '{"document": "perfmodel/serving-plan/1"}', "unknown document"),
     "document without request": (
         "s.json",

@@ -2,30 +2,60 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from cli_words import ESTIMATE, FLAGS, LAYOUT, PLAN, SCENARIO, TOML, replaced
 
 import perfmodel as pm
 from perfmodel.cli import format as fmt
-from perfmodel.cli import options, parser
+from perfmodel.cli import options
 from perfmodel.cli.main import main
-from perfmodel.predict.layout import SCHEDULES, ParallelLayout
-from perfmodel.specs.accelerator import PRECISIONS
+from perfmodel.predict.activations import FREED_BY
+from perfmodel.predict.communication import Links
+from perfmodel.predict.layout import OFFLOADS, SCHEDULES, ParallelLayout
+from perfmodel.predict.recompute import MODULES
+from perfmodel.predict.training import PACKINGS, TRAINING_PRECISIONS
+from perfmodel.predict.weights import OPTIMIZERS
 
 
 def test_options_agree_with_the_library() -> None:
-    assert options.OPTIONS["precision"].choices == PRECISIONS
-    assert options.OPTIONS["schedule"].choices == SCHEDULES
+    allowed = {
+        "precision": TRAINING_PRECISIONS,
+        "optimizer": tuple(OPTIMIZERS),
+        "packing": PACKINGS,
+        "schedule": SCHEDULES,
+        "recompute_modules": tuple(MODULES),
+        "offload": OFFLOADS,
+    }
+    assert {name: options.OPTIONS[name].choices for name in allowed} == allowed
+    assert MODULES.keys() == FREED_BY.keys()
+    exchange = ParallelLayout.model_fields["cp_exchange"].annotation
+    assert {*options.OPTIONS["cp_exchange"].choices, None} == {*get_args(get_args(exchange)[0]), None}
+    of_kernel = {option.name: option.choices for option in options.ESTIMATE_COLLECTIVE}
+    assert of_kernel["algorithm"] == Links.algorithms("all_reduce")
+    assert all(set(Links.algorithms(name)) <= set(of_kernel["algorithm"]) for name in of_kernel["operation"])
     assert {option.name for option in options.LAYOUT} == set(ParallelLayout.model_fields)
     assert options.json_schema()["properties"]["layout"]["additionalProperties"] is False
+    keywords = inspect.signature(pm.estimate_training).parameters.keys() - {"layout"}
+    offered = {option.name for option in options.ESTIMATE_TRAINING} - {option.name for option in options.LAYOUT}
+    assert offered == keywords | {"accelerators"}
+    assert {option.name for option in options.PLAN_TRAINING} == inspect.signature(
+        pm.plan_training
+    ).parameters.keys() | {"accelerators"}
+
+
+def test_public_names_resolve() -> None:
+    assert all(getattr(pm, name) is not None for name in pm.__all__)
+    named = {"Accelerator", "Architecture", "Cluster", "Host", "ParallelLayout", "load_host", "estimate_memory"}
+    assert named <= set(pm.__all__) == set(dir(pm))
 
 
 def test_help_and_version(cli: Any) -> None:
@@ -36,7 +66,7 @@ def test_help_and_version(cli: Any) -> None:
     assert cli("--version") == (0, f"perfmodel {pm.__version__}\n", "")
     code, out, _ = cli("estimate", "training", "--help")
     assert code == 0
-    assert all(option.flag in out for option in options.ESTIMATE_TRAINING if option.kind != "table")
+    assert all(option.flag in out for option in options.ESTIMATE_TRAINING)
 
 
 def test_json_is_one_document_and_nothing_else(cli: Any) -> None:
@@ -73,6 +103,73 @@ def test_a_document_reproduces_itself(cli: Any, tmp_path: Path) -> None:
     priced = json.loads(cli(*ESTIMATE, "-f", str(plan), "--json").out)
     assert priced["request"]["layout"] == document["decision"]["layout"]
     assert priced["step_time_s"] == document["prediction"]["step_time_s"]
+
+
+EVERY_KEY = """
+tp = 2
+pp = 4
+dp = 2
+cp = 2
+micro_batch = 1
+zero_stage = 1
+dp_shard = 1
+sequence_parallel = true
+recompute = "selective"
+recompute_modules = ["mlp", "layernorm"]
+schedule = "1f1b"
+stage_layers = [7, 9, 9, 7]
+overlap = false
+cp_exchange = "all-gather"
+offload = { activations = 0.5 }
+trainable = "lora:r=16"
+mean_seq_len = 1000
+packing = "packed"
+optimizer = "adam-bf16"
+"""
+
+
+def test_every_key_has_a_flag_and_a_place_in_a_file(cli: Any, tmp_path: Path) -> None:
+    words = "--tp 2 --pp 4 --dp 2 --cp 2 --micro-batch 1 --zero-stage 1 --dp-shard 1 --sequence-parallel --recompute "
+    words += "selective --recompute-modules mlp,layernorm --schedule 1f1b --stage-layers 7,9,9,7 --no-overlap "
+    words += "--cp-exchange all-gather "
+    words += "--offload activations=0.5 --trainable lora:r=16 --mean-seq-len 1000 --packing packed "
+    words += "--optimizer adam-bf16"
+    (tmp_path / "s.toml").write_text(TOML + EVERY_KEY)
+    code, out, err = cli(*ESTIMATE, *FLAGS, *words.split(), "--json")
+    assert (code, err) == (0, "")
+    assert cli(*ESTIMATE, "-f", str(tmp_path / "s.toml"), "--json").out == out
+    (tmp_path / "result.json").write_text(out)
+    assert cli(*ESTIMATE, "-f", str(tmp_path / "result.json"), "--json") == (0, out, "")
+    page = " ".join(cli(*ESTIMATE, *FLAGS, *words.split()).out.split())
+    for part in ("mlp, layernorm", "7, 2 x 9, 7", "activations 0.5", "lora:r=16", "packed documents of 1,000"):
+        assert part in page
+
+
+EXPERTS = [*ESTIMATE, *replaced("--model", "mixtral-8x7b"), "--dp", "32", "--tp", "2"]
+
+
+def test_experts_have_their_degrees(cli: Any) -> None:
+    document = json.loads(cli(*EXPERTS, "--ep", "8", "--etp", "2", "--json").out)
+    assert (document["request"]["layout"]["ep"], document["request"]["layout"]["etp"]) == (8, 2)
+    assert "expert_parallel" in {term["name"] for term in document["terms"]}
+    code, _, err = cli(*EXPERTS, "--ep", "3")
+    assert code == 2
+    assert "ep: must divide n_experts 8 (got 3); allowed: 1, 2, 4, 8" in err
+
+
+def test_memory_alone_is_what_the_step_says(cli: Any, tmp_path: Path) -> None:
+    code, out, err = cli("estimate", "memory", *FLAGS, *LAYOUT, "--json")
+    assert (code, err) == (0, "")
+    memory, step = json.loads(out), json.loads(cli(*ESTIMATE, *FLAGS, *LAYOUT, "--json").out)
+    assert list(memory)[:4] == ["document", "perfmodel_version", "data_version", "request"]
+    assert memory["document"] == "perfmodel/memory-estimate/1"
+    assert {key: value for key, value in memory.items() if key != "document"}.items() <= step.items()
+    (tmp_path / "memory.json").write_text(out)
+    assert cli("estimate", "memory", "-f", str(tmp_path / "memory.json"), "--json") == (0, out, "")
+    page = cli("estimate", "memory", *FLAGS, *LAYOUT).out
+    assert page.startswith("Llama 3.1 8B on 64 H100 SXM: ")
+    assert "Memory of the fullest accelerator" in page
+    assert "DOES NOT FIT" in cli("estimate", "memory", *replaced("--model", "llama-3.1-70b"), "--dp", "64").out
 
 
 def test_unused_keys_of_a_file_are_mentioned(cli: Any, tmp_path: Path) -> None:
@@ -176,48 +273,6 @@ def test_output_is_whole_or_not_at_all(cli: Any, tmp_path: Path, monkeypatch: py
     assert sorted(path.name for path in tmp_path.iterdir()) == ["models.txt", "plan.json"]
 
 
-@pytest.mark.parametrize("kind", parser.LISTS)
-def test_lists(cli: Any, kind: str) -> None:
-    code, out, err = cli("list", kind, "--json")
-    entries = json.loads(out)
-    assert (code, err) == (0, "")
-    assert isinstance(entries, list)
-    assert all(next(iter(entry)) == "id" for entry in entries)
-    assert len({entry["id"] for entry in entries}) == len(entries)
-    page = cli("list", kind).out
-    assert all(entry["id"] in page for entry in entries)
-
-
-@pytest.mark.parametrize("id", ["llama-2-70b", "h100-sxm", "dgx-h100", "megatron-2021", "ring_all_reduce_time"])
-def test_show(cli: Any, id: str) -> None:
-    document = json.loads(cli("show", id, "--json").out)
-    assert next(iter(document)) == "id"
-    code, page, err = cli("show", id)
-    assert (code, err) == (0, "")
-    assert id in page
-    assert "Sources" in page or "Source\n" in page or "source.url" in page
-
-
-def test_explain(cli: Any) -> None:
-    document = json.loads(cli("explain", "model_state_bytes_per_rank", "--json").out)
-    assert [symbol["name"] for symbol in document["symbols"]][:2] == ["n_params", "weight_shards"]
-    assert document["returns"]["unit"] == "B"
-    assert all(abs(check["relative_error"]) <= check["rel"] for check in document["published"])
-    latex = cli("explain", "model_state_bytes_per_rank", "--latex").out
-    assert latex == document["latex"] + "\n"
-    assert r"\Psi" in latex
-    page = cli("explain", "model_state_bytes_per_rank").out
-    for part in ("Equation", "Symbols", "Valid for", "Source", "Published checks", "[B]"):
-        assert part in page
-
-
-@pytest.mark.parametrize("name", parser.SCHEMAS)
-def test_schemas(cli: Any, name: str) -> None:
-    code, out, err = cli("schema", name)
-    assert (code, err) == (0, "")
-    assert json.loads(out)["properties"]
-
-
 def test_validate_exits_1_over_tolerance(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from perfmodel import validation
 
@@ -263,41 +318,6 @@ def test_bad_input_with_debug_has_a_traceback(cli: Any) -> None:
     assert "Traceback" in err
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0.0, "0 s"),
-        (9.999e-7, "1.00 µs"),
-        (0.9996, "1.00 s"),
-        (59.99, "60.0 s"),
-        (4.7e6, "54.4 days"),
-        (2.0, "2.00 s"),
-    ],
-)
-def test_seconds_for_people(value: float, text: str) -> None:
-    assert fmt.seconds(value) == text
-
-
-@pytest.mark.parametrize(
-    ("shown", "text"),
-    [
-        (fmt.bytes_(61.23e9), "61.2 GB"),
-        (fmt.flop_rate(989.4e12), "989 TFLOP/s"),
-        (fmt.energy(4.1e13), "11.4 GWh"),
-        (fmt.usd(47.3e6), "$47.3 million"),
-        (fmt.usd(0.0123), "$0.012"),
-        (fmt.count(310e9), "310 billion"),
-        (fmt.count(16384), "16,384"),
-        (fmt.percent(-0.0312, signed=True), "-3.1 %"),
-        (fmt.quantity("usd_per_hour", 3.24), "$3.24 per hour"),
-        (fmt.quantity("memory_bytes", 8e10), "80.0 GB"),
-        (fmt.quantity("n_params", 70.6e9), "70.6 billion"),
-    ],
-)
-def test_numbers_for_people(shown: str, text: str) -> None:
-    assert shown == text
-
-
 def run_process(*words: str, **more: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "perfmodel", *words], capture_output=True, text=True, timeout=60, check=False, **more
@@ -338,23 +358,3 @@ def test_a_full_disk_is_one_line() -> None:
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert done.stderr == "perfmodel: error: standard output: cannot be written: No space left on device\n"
-
-
-@pytest.mark.skipif(os.name != "posix", reason="completion of a POSIX shell")
-@pytest.mark.parametrize(
-    ("line", "offered"),
-    [
-        ("perfmodel pl", "plan"),
-        ("perfmodel plan training --model llama-3.1-4", "llama-3.1-405b"),
-        ("perfmodel plan training --cluster dgx-h", "dgx-h100"),
-        ("perfmodel plan training --objective co", "cost"),
-        ("perfmodel explain ring_all_r", "ring_all_reduce_time"),
-    ],
-)
-def test_tab_completion(line: str, offered: str, tmp_path: Path) -> None:
-    answer = tmp_path / "answer"
-    env = os.environ | {"COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE": "1"}
-    env["_ARGCOMPLETE_STDOUT_FILENAME"] = str(answer)
-    probe = "from perfmodel.cli.main import entry; entry()"
-    subprocess.run([sys.executable, "-c", probe], env=env, capture_output=True, timeout=60, check=False)
-    assert answer.read_text().strip() == offered

@@ -14,7 +14,7 @@ from perfmodel.errors import PlanError, SpecError
 from perfmodel.formulas.matmul import tile_count, tile_loop_time, tiled_compute_time, wave_count
 from perfmodel.formulas.roofline import smooth_roofline_time
 from perfmodel.predict.kernels import Kernels
-from perfmodel.predict.matmul import MATMUL_FORMATS, ROWS_PER_BLOCK, STEADY_LOAD_S, TiledMatmul
+from perfmodel.predict.matmul import MATMUL_FORMATS, ROWS_PER_BLOCK, TiledMatmul
 from perfmodel.specs.accelerator import load_accelerator
 from perfmodel.specs.cluster import load_cluster
 from perfmodel.specs.efficiency import load_efficiency
@@ -70,9 +70,9 @@ def test_held_out_shapes_are_predicted(id: str, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("id", ["a100-sxm-80gb", "h100-sxm", "b200-sxm"])
-def test_tables_reach_as_far_as_a_steady_load(id: str) -> None:
+def test_tables_reach_beyond_the_time_in_which_clocks_settle(id: str) -> None:
     seconds = sizes(LIBRARIES[id]["bf16"].table, id)[-1]
-    assert np.sort(seconds)[-1] > STEADY_LOAD_S
+    assert np.sort(seconds)[-5] > load_efficiency(id).matmul["bf16"].settle_s
 
 
 @pytest.mark.parametrize("id", ["a100-sxm-80gb", "h100-sxm", "b200-sxm"])
@@ -84,14 +84,18 @@ def test_long_kernels_settle_below_burst_clocks(id: str) -> None:
     burst = efficiency.matmul["bf16"].model_copy(update={"sustained_slowdown": 0.0})
     law = TiledMatmul(load_accelerator(id), "bf16", burst).cost(m, n, k, 1.0, 0.0).seconds
     ratio = np.log(seconds / law)
-    assert np.median(ratio[seconds > STEADY_LOAD_S / 2]) > np.median(ratio[(seconds > 1e-4) & (seconds < 1e-3)]) + 0.03
+    assert np.median(ratio[seconds > burst.settle_s / 2]) > np.median(ratio[(seconds > 1e-4) & (seconds < 1e-3)]) + 0.03
 
 
-def test_a_steady_load_slows_a_short_product_and_leaves_a_long_one() -> None:
+def test_a_load_of_products_alone_ends_where_one_very_long_product_does() -> None:
     short, long = (512.0, 4096.0, 4096.0), (65536.0, 32768.0, 65536.0)
     steady, burst = kernels(steady=True), kernels()
-    assert steady.matmul(*short).seconds > 1.05 * burst.matmul(*short).seconds
-    assert steady.matmul(*long).seconds == burst.matmul(*long).seconds
+    full = steady.slowdown(1.0, 1.0)
+    assert full * steady.matmul(*short).seconds > 1.05 * burst.matmul(*short).seconds
+    # What is left of a settling time of 20 ms in 0.4 s.
+    assert full * steady.matmul(*long).seconds == pytest.approx(burst.matmul(*long).seconds, rel=0.02, abs=0)
+    assert steady.slowdown(0.0, 1.0) == 1.0
+    assert 1.0 < steady.slowdown(0.5, 1.0) < full
 
 
 @pytest.mark.parametrize(

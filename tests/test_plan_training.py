@@ -10,7 +10,7 @@ import perfmodel as pm
 from perfmodel.errors import PlanError
 from perfmodel.plan.space import training_space
 from perfmodel.predict.layout import check_layout
-from perfmodel.predict.training import degrees_of, training_task
+from perfmodel.predict.training import degrees_of, step_cost_usd, step_energy_j, training_task
 
 SMALL = {"global_batch": 64, "seq_len": 2048, "precision": "fp16", "software": "megatron-2022"}
 
@@ -20,21 +20,34 @@ def cluster():
     return pm.load_cluster("dgx-a100-80gb", 16)
 
 
+FEW = SMALL | {"global_batch": 16}
+
+
+@pytest.fixture(scope="module")
+def every_layout() -> list[tuple[pm.ParallelLayout, float, dict[str, float]]]:
+    """Every layout of a small space with its memory and objectives, priced one at a time with floats."""
+    task = training_task("megatron-7.5b", pm.load_cluster("dgx-a100-80gb", 8), **FEW)
+    found = []
+    for block in training_space(task.model, 8, 16, 2048).blocks:
+        for layout in map(block.layout, range(len(block.degrees.tp))):
+            step = task.steps.price(degrees_of(layout, task.model.n_layers), 16, 2048)
+            seconds, used = float(step.seconds), float(layout.accelerators)
+            energy, cost = float(step_energy_j(task, used, step)), float(step_cost_usd(task, used, seconds))
+            found.append((layout, float(step.memory.total), {"time": seconds, "energy": energy, "cost": cost}))
+    return found
+
+
 @pytest.mark.parametrize("objective", ["time", "cost", "energy"])
-def test_plan_equals_brute_force_over_scalars(cluster, objective: str) -> None:
-    plan = pm.plan_training("megatron-7.5b", cluster, objective=objective, **SMALL)
-    task = training_task("megatron-7.5b", cluster, **SMALL)
-    space = training_space(task.model, 16, 64, 2048)
-    limit = plan.constraints[0].limit
+def test_plan_equals_brute_force_over_scalars(every_layout, objective: str) -> None:
+    cluster = pm.load_cluster("dgx-a100-80gb", 8)
+    plan = pm.plan_training("megatron-7.5b", cluster, objective=objective, **FEW)
+    assert plan.certificate.priced == len(every_layout) > 1000
+    fitting = [one for one in every_layout if one[1] <= plan.constraints[0].limit]
+    best = min(objectives[objective] for _, _, objectives in fitting)
     key = {"time": "step_time_s", "cost": "cost_usd_per_step", "energy": "energy_j_per_step"}[objective]
-    best = min(
-        getattr(estimate, key)
-        for block in space.blocks
-        for row in range(len(block.degrees.tp))
-        for estimate in [pm.estimate_training("megatron-7.5b", cluster, layout=block.layout(row), **SMALL)]
-        if estimate.memory_bytes.total <= limit
-    )
     assert getattr(plan.prediction, key) == pytest.approx(best, rel=1e-12, abs=0)
+    again = pm.estimate_training("megatron-7.5b", cluster, layout=plan.decision["layout"], **FEW)
+    assert getattr(again, key) == pytest.approx(best, rel=1e-12, abs=0)
 
 
 def test_random_legal_layouts_are_never_better(cluster) -> None:

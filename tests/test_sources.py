@@ -44,7 +44,7 @@ CALIBRATING = {"llm-foundry-a100": 1, "llm-foundry-h100": 6, "megatron-bridge-de
 
 @pytest.fixture(scope="module")
 def sources() -> dict[str, Source]:
-    return load_sources(collected=True)
+    return load_sources()
 
 
 def row_at(sources: dict[str, Source], id: str, where: str) -> Row:
@@ -69,11 +69,9 @@ def test_every_collected_configuration_is_kept_or_left_out_with_a_reason(sources
     assert len(cells) == 36
 
 
-def test_collected_tables_wait_for_a_predictor_but_load_by_name() -> None:
-    scored = load_sources()
-    everything = load_sources(collected=True)
-    assert set(scored) == {id for id, source in everything.items() if source.stage == "scored"}
-    assert len(load_sources(["nanotron-step"])) == 1
+def test_one_source_loads_by_name() -> None:
+    assert set(GIVEN_AND_KEPT) < set(load_sources())
+    assert list(load_sources(["nanotron-step"])) == ["nanotron-step"]
 
 
 def test_few_whole_groups_calibrate(sources: dict[str, Source]) -> None:
@@ -82,6 +80,7 @@ def test_few_whole_groups_calibrate(sources: dict[str, Source]) -> None:
         source = sources[id]
         assert n <= MAX_CALIBRATED * len(source.rows)
         assert source.calibrate_rule
+        assert len(source.free_constants) == 1
         for row in source.rows:
             matches = any(all(getattr(row, k) == v for k, v in s.items()) for s in source.calibrate_rows)
             assert row.calibrates == matches

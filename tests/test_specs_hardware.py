@@ -314,7 +314,7 @@ def test_files_by_path(tmp_path: Path) -> None:
 
 
 def test_unknown_ids_name_the_nearest() -> None:
-    with pytest.raises(SpecError, match="unknown cluster 'DGX-H10'; nearest: 'dgx-h100'; allowed: dgx-a100-40gb"):
+    with pytest.raises(SpecError, match="unknown cluster 'DGX-H10'; nearest: 'dgx-h100'; allowed: "):
         load_cluster("DGX-H10")
     with pytest.raises(SpecError, match="unknown accelerator ''; allowed: "):
         load_accelerator("")

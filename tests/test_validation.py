@@ -13,11 +13,13 @@ import perfmodel.validation as validation
 from perfmodel.errors import PlanError, SpecError
 from perfmodel.formulas.transformer import model_flops_korthikanti2022, training_flops_sc21
 from perfmodel.specs.huggingface import load_model
-from perfmodel.validation import score
+from perfmodel.specs.registry import read_toml
+from perfmodel.validation import runner, score
+from perfmodel.validation.predictions import Prediction
 from perfmodel.validation.records import Refusal, ValidationReport
 from perfmodel.validation.runner import failures_of, score_source
 from perfmodel.validation.scoreboard import BEGIN, END, scoreboard_markdown, write_scoreboard
-from perfmodel.validation.sources import PUBLISHED, load_sources, measured
+from perfmodel.validation.sources import PUBLISHED, Row, Source, load_sources, measured
 from perfmodel.validation.tolerances import Tolerance, load_tolerances, record
 
 README = Path(__file__).parents[1] / "README.md"
@@ -26,7 +28,18 @@ GIVEN = {
     "korthikanti-2022-table5": 9,
     "korthikanti-2022-layer": 10,
     "korthikanti-2022-figure7": 16,
-    "llama-3-table4": 2,
+    "llama-3-table4": 3,
+    "llm-foundry-a100": 61,
+    "llm-foundry-h100": 70,
+    "megatron-bridge-dense": 39,
+    "megatron-bridge-moe": 46,
+    "vtrain-single-node": 36,
+    "zero-bubble-step": 24,
+    "zero-bubble-memory": 8,
+    "simumax-step": 24,
+    "simumax-memory": 12,
+    "nanotron-step": 9,
+    "nanotron-memory": 9,
 }
 
 
@@ -48,15 +61,14 @@ def test_every_source_has_one_role_decided_before_fitting() -> None:
         assert source.definition
         assert source.read
         assert source.decided
-        assert bool(source.free_constants) == (source.role == "calibrate")
+        assert bool(source.free_constants) == (source.role == "calibrate" or bool(source.calibrate_rows))
 
 
 def test_every_row_names_a_publication_and_keeps_the_printed_digits() -> None:
     for source in load_sources().values():
         for row in source.rows:
-            assert row.source.startswith("arXiv:")
-            assert source.url.endswith(row.source.removeprefix("arXiv:"))
-            assert row.accelerators == row.tp * row.pp * row.dp
+            assert row.source.removeprefix("arXiv:").split("@")[0] in source.url
+            assert row.accelerators == row.tp * row.pp * row.dp * row.cp
             assert math.isclose(float(f"{row.value:.{row.digits}g}"), row.value, rel_tol=1e-12, abs_tol=0)
 
 
@@ -159,6 +171,98 @@ def test_interval_scores() -> None:
     assert score.interval_score(intervals, truth, 0.8) == pytest.approx(by_hand, rel=1e-9, abs=0)
 
 
+def test_regret_and_rank_inside_groups() -> None:
+    # First group: the second layout is chosen (2 < 3 < 4), which ran 12 s where the best ran 10: 20 %. Second: right.
+    groups = [([3.0, 2.0, 4.0], [10.0, 12.0, 20.0]), ([1.0, 5.0], [7.0, 9.0])]
+    assert score.mean_regret(groups) == pytest.approx(0.1, rel=1e-12, abs=0)
+    # Ranks around their middle: (0, -1, 1) with (-1, 0, 1), and (-.5, .5) with itself: (1 + .5) / (2 + .5).
+    assert score.rank_correlation_inside(groups) == pytest.approx(0.6, rel=1e-12, abs=0)
+    # Between groups nothing is compared, however far apart they lie.
+    apart = [([1.0, 2.0], [1.0, 2.0]), ([0.1, 0.2], [100.0, 200.0])]
+    assert score.rank_correlation_inside(apart) == pytest.approx(1.0, rel=1e-12, abs=0)
+    assert score.rank_correlation_inside([([1.0, 1.0], [1.0, 2.0])]) is None
+
+
+# Rows of one source, priced by a stand-in that returns what a test writes down
+
+
+PRICES = {1: 0.50, 2: 0.45, 4: 0.44}  # predicted seconds by tensor degree
+
+
+def toy(rows: list[Row], **facts: object) -> Source:
+    source = load_sources(["vtrain-single-node"])["vtrain-single-node"]
+    return source.model_copy(update={"id": "toy", "rows": tuple(rows), "others": (), **facts})
+
+
+def toy_row(tp: int, value_ms: float, *, group: str = "g", calibrates: bool = False) -> Row:
+    row = load_sources(["vtrain-single-node"])["vtrain-single-node"].rows[0]
+    degrees = {"tp": tp, "dp": 8 // tp, "value": value_ms, "where": f"tp {tp} {group}"}
+    return row.model_copy(update=degrees | {"group": group, "calibrates": calibrates})
+
+
+@pytest.fixture
+def priced(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stand_in(row: Row, source_id: str) -> Prediction:
+        if row.metric == "peak_memory":
+            return Prediction(PRICES[row.tp] * 1e9)
+        seconds = PRICES[row.tp]
+        return Prediction(seconds, interval=(0.9 * seconds, 1.2 * seconds), fits=row.tp > 1, peak_s=0.2)
+
+    monkeypatch.setattr(runner, "predict", stand_in)
+
+
+@pytest.mark.usefixtures("priced")
+def test_rows_that_calibrate_never_make_a_headline() -> None:
+    rows = [toy_row(1, 500.0, calibrates=True), toy_row(2, 500.0), toy_row(4, 400.0)]
+    one = score_source(toy(rows))
+    assert (one.given, one.scored, one.predicted) == (3, 2, 3)
+    assert one.headline == pytest.approx(0.1, rel=1e-12, abs=0)
+    assert one.bias == pytest.approx(0.0, abs=1e-12)
+    assert one.calibrated is not None
+    assert (one.calibrated.rows, one.calibrated.constants) == (1, 1)
+    assert one.calibrated.headline == pytest.approx(0.0, abs=1e-12)
+    # A wild calibrating row moves nothing but its own figure.
+    wild = score_source(toy([toy_row(1, 5.0, calibrates=True), *rows[1:]]))
+    kept = ("headline", "bias", "max_error", "median_abs_log", "baselines", "interval", "layout_choice")
+    assert all(getattr(wild, name) == getattr(one, name) for name in kept)
+    assert wild.calibrated is not None
+    assert wild.calibrated.headline == pytest.approx(99.0, rel=1e-12, abs=0)
+    # The row that ran although it is predicted not to fit is counted.
+    assert (one.fitting, one.predicted) == (2, 3)
+
+
+@pytest.mark.usefixtures("priced")
+def test_layout_choice_compares_inside_groups_only() -> None:
+    # Chosen: tp 4 (.44 s), which ran .46 s where tp 2 ran .40 s; the lone row of the other group is no choice.
+    rows = [toy_row(1, 600.0), toy_row(2, 400.0), toy_row(4, 460.0), toy_row(4, 9.0, group="other")]
+    choice = score_source(toy(rows)).layout_choice
+    assert choice is not None
+    assert (choice.groups, choice.rows) == (1, 3)
+    assert choice.mean_regret == pytest.approx(0.15, rel=1e-12, abs=0)
+    # Predicted ranks (3, 2, 1), measured (3, 1, 2).
+    assert choice.rank_correlation == pytest.approx(0.5, rel=1e-12, abs=0)
+    assert score_source(toy(rows[2:])).layout_choice is None
+
+
+@pytest.mark.usefixtures("priced")
+def test_memory_scores_beside_16_bytes_a_parameter() -> None:
+    memory = {"metric": "peak_memory", "unit": "GB"}
+    values = {1: 1.0, 2: 0.5, 4: 0.4}
+    rows = [toy_row(tp, value).model_copy(update=memory) for tp, value in values.items()]
+    one = score_source(toy(rows, quantity="peak memory"))
+    assert one.headline == pytest.approx((0.5 + 0.1 + 0.1) / 3, rel=1e-12, abs=0)
+    assert one.worst is not None
+    assert one.worst.error == pytest.approx(-0.5, rel=1e-12, abs=0)
+    assert (one.baselines, one.interval, one.fitting) == (None, None, None)
+    n = load_model("vtrain-355m").n_params
+    by_hand = sum(abs(16 * n / tp / (value * 1e9) - 1) for tp, value in values.items()) / 3
+    assert one.memory_baselines is not None
+    assert one.memory_baselines.states_mape == pytest.approx(by_hand, rel=1e-9, abs=0)
+    # 1 / tp fits the first two rows exactly; the third holds 1.6 times that.
+    assert one.memory_baselines.fitted_bytes_per_param == pytest.approx(1e9 / n, rel=1e-9, abs=0)
+    assert one.memory_baselines.fitted_mape == pytest.approx((1 - 1 / 1.6) / 3, rel=1e-9, abs=0)
+
+
 # The report
 
 
@@ -167,12 +271,37 @@ def test_the_report_scores_every_source(report: ValidationReport) -> None:
     assert list(json.loads(report.to_json()))[:4] == ["document", "perfmodel_version", "data_version", "request"]
     assert {id: one.given for id, one in report.sources.items()} == GIVEN
     for one in report.sources.values():
-        assert one.scored + len(one.refused) == one.given
+        fixed = one.calibrated.rows if one.calibrated else 0
+        assert one.scored + fixed + len(one.refused) == one.given
         assert not one.refused
         assert one.headline is not None
-        assert len(one.rows) == one.scored
-        assert one.headline == pytest.approx(sum(abs(row.error) for row in one.rows) / one.scored, rel=1e-12, abs=0)
+        counted = [row for row in one.rows if not row.calibrates]
+        assert len(counted) == one.scored
+        assert one.headline == pytest.approx(sum(abs(row.error) for row in counted) / one.scored, rel=1e-12, abs=0)
         assert (one.baselines is not None) == (one.quantity == "step time")
+        assert (one.memory_baselines is not None) == (one.quantity == "peak memory")
+
+
+def test_the_summary_is_over_sources(report: ValidationReport) -> None:
+    scored = [one.interval for one in report.sources.values() if one.interval]
+    summary, pool = report.summary, report.pooled["llm-foundry"]
+    assert summary.intervals == len(scored) == 11
+    assert summary.mean_coverage == pytest.approx(sum(one.coverage for one in scored) / 11, rel=1e-12, abs=0)
+    assert 0.7 <= (summary.mean_coverage or 0.0) <= 0.9
+    assert summary.compared == 14
+    assert (pool.given, pool.scored) == (131, 124)
+    parts = [report.sources[id] for id in pool.sources]
+    assert pool.headline == pytest.approx(
+        sum((one.headline or 0) * one.scored for one in parts) / 124, rel=1e-12, abs=0
+    )
+
+
+def test_a_source_stands_beside_its_score_without_its_own_rows(report: ValidationReport) -> None:
+    for id in ("llm-foundry-a100", "llm-foundry-h100", "megatron-bridge-dense"):
+        left = report.sources[id].without_it
+        assert left is not None
+        assert id not in left.fitted_on
+    assert report.sources["megatron-sc21"].without_it is None
 
 
 def test_nothing_is_over_tolerance(report: ValidationReport) -> None:
@@ -255,22 +384,34 @@ def test_tolerances_fall_in_silence_and_rise_with_a_reason(report: ValidationRep
     )
 
 
-def test_residuals_separate_calibrated_stacks_from_the_others(report: ValidationReport, tmp_path: Path) -> None:
-    from perfmodel.specs.registry import read_toml
-
+def test_residuals_stand_by_class_without_rows_that_calibrate(report: ValidationReport, tmp_path: Path) -> None:
     landing(report, tmp_path, 0.03)
-    residuals = read_toml(tmp_path / "residuals.toml")
-    assert set(residuals["training"]) == {"megatron-sc21", "korthikanti-2022-table5"}
-    assert set(residuals["widened"]) == {"llama-3-table4"}
-    assert residuals["training"]["megatron-sc21"]["rows"] == 10
+    kept = read_toml(tmp_path / "residuals.toml")
+    assert set(kept) == {"dense", "dense-uncalibrated", "experts"}
+    # Calibration is the software's (`calibrated_on`), experts are the row's.
+    assert set(kept["dense-uncalibrated"]) == {"llama-3-table4", "zero-bubble-step", "nanotron-step"}
+    assert set(kept["experts"]) == {"megatron-bridge-moe", "simumax-step"}
+    assert {id: len(rows) for id, rows in kept["dense"].items()} == {
+        "megatron-sc21": 10,
+        "korthikanti-2022-table5": 9,
+        "llm-foundry-a100": 60,
+        "llm-foundry-h100": 64,
+        "megatron-bridge-dense": 37,
+        "vtrain-single-node": 33,
+        "simumax-step": 16,
+    }
+    row = report.sources["llama-3-table4"].rows[0]
+    assert math.log(row.measured / row.predicted) in [
+        pytest.approx(value, abs=1e-4, rel=0) for value in kept["dense-uncalibrated"]["llama-3-table4"]
+    ]
 
 
-def test_a_partial_report_is_not_recorded(tmp_path: Path) -> None:
+def test_a_partial_report_is_not_recorded(report: ValidationReport, tmp_path: Path) -> None:
     files = {"tolerances": tmp_path / "tolerances.toml", "residuals": tmp_path / "residuals.toml"}
     with pytest.raises(PlanError, match="needs a report of every source"):
         record(validation.run("korthikanti-2022-figure7"), **files)
     with pytest.raises(PlanError, match="needs a report with its rows"):
-        record(validation.run(rows=False), **files)
+        record(report.model_copy(update={"request": {"rows": False}}), **files)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 import sys
+from collections import Counter
 from dataclasses import dataclass
+from datetime import date
 
 import numpy as np
 from scipy.optimize import least_squares
@@ -27,19 +29,27 @@ Rows = list[tuple[Source, Row]]
 
 @dataclass(frozen=True)
 class SoftwareFit:
-    """`exposed_share` [1] of a generation, the rows it was read from, and their mean |ln(predicted / measured)|."""
+    """`exposed_share` [1] of a generation and the rows of each source that gave it.
+
+    `url` is the address of the first source, `error` the mean |ln(predicted / measured)| that remains.
+    """
 
     software: str
     exposed_share: float
-    sources: tuple[str, ...]
-    rows: int
+    sources: dict[str, int]
+    url: str
     error: float
+
+    @property
+    def rows(self) -> int:
+        """Rows of all sources."""
+        return sum(self.sources.values())
 
 
 def calibrating_rows() -> dict[str, Rows]:
     """Rows that calibrate, by the software generation that ran them; only times of steps."""
     found: dict[str, Rows] = {}
-    for source in load_sources(collected=True).values():
+    for source in load_sources().values():
         if source.quantity == "step time" and source.role == "validate":
             for row in source.rows:
                 if row.calibrates:
@@ -60,8 +70,8 @@ def fit_software(software: str, rows: Rows) -> SoftwareFit:
     return SoftwareFit(
         software,
         float(f"{found.x[0]:.3g}"),
-        tuple(dict.fromkeys(source.id for source, _ in rows)),
-        len(rows),
+        dict(Counter(source.id for source, _ in rows)),
+        rows[0][0].url,
         float(np.mean(np.abs(found.fun))),
     )
 
@@ -71,20 +81,15 @@ def write_fit(fit: SoftwareFit) -> None:
     path = registry.path_of("software", fit.software)
     entry = (
         f'exposed_share = {{ value = {fit.exposed_share:.4g}, source = "calibration", where = "{fit.rows} rows of '
-        f'{" and ".join(fit.sources)}", kind = "derived", checked = "2026-11-21", derived = "least squares of the step '
-        f"times that published/roles.toml gives to calibration, mean error {100 * fit.error:.1f} %; "
+        f'{" and ".join(fit.sources)}", kind = "derived", checked = "{date.today()}", derived = "least squares of '
+        f"the step times that published/roles.toml gives to calibration, mean error {100 * fit.error:.1f} %; "
         f'perfmodel.calibrate.software" }}'
     )
     text = re.sub(r"^exposed_share = .*$", entry, path.read_text(encoding="utf-8"), flags=re.M)
     if "[sources.calibration]" not in text:
-        text = text.rstrip("\n") + (
-            '\n\n[sources.calibration]\ntitle = "published step times, perfmodel/validation/published/training"\n'
-            'url = "https://github.com/NVIDIA-NeMo/Megatron-Bridge"\n'
-            if "bridge" in fit.sources[0]
-            else '\n\n[sources.calibration]\ntitle = "published step times, perfmodel/validation/published/training"\n'
-            'url = "https://github.com/mosaicml/llm-foundry"\n'
-        )
-    named = ", ".join(f'"{source}, {fit.rows} rows"' for source in fit.sources)
+        title = "published step times, perfmodel/validation/published/training"
+        text = text.rstrip("\n") + f'\n\n[sources.calibration]\ntitle = "{title}"\nurl = "{fit.url}"\n'
+    named = ", ".join(f'"{source}, {count} row{"s" * (count > 1)}"' for source, count in fit.sources.items())
     text = re.sub(r"^calibrated_on = .*$", f"calibrated_on = [{named}]", text, flags=re.M)
     path.write_text(text, encoding="utf-8")
 

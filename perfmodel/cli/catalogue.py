@@ -15,6 +15,9 @@ from perfmodel.errors import PlanError, unknown_name
 
 if TYPE_CHECKING:
     from perfmodel.formulas import Formula
+    from perfmodel.specs.architecture import Architecture
+    from perfmodel.specs.blocks import LayerKind
+    from perfmodel.specs.network import Tier
 
 __all__ = ["explain", "list_shelf", "show"]
 
@@ -43,7 +46,7 @@ def list_shelf(args: Namespace) -> int:
 
 
 def show(args: Namespace) -> int:
-    """`perfmodel show ID`: a model, an accelerator, a cluster, a software generation or a formula."""
+    """`perfmodel show ID`: a model, an accelerator, a cluster, a host, a software generation or a formula."""
     entry = _found(args.id)
 
     def page(console: Any) -> None:
@@ -83,12 +86,13 @@ def _found(id: str) -> Entry:
         "models": ("model", pm.load_model),
         "accelerators": ("accelerator", pm.load_accelerator),
         "clusters": ("cluster", pm.load_cluster),
+        "hosts": ("host", pm.load_host),
         "software": ("software", pm.load_software),
     }
     for shelf, (kind, load) in loaders.items():
         if id in ids(shelf):
             spec = load(id)
-            counts = {"n_params": spec.n_params} if kind == "model" else {}
+            counts = _counts(spec) if kind == "model" else {}
             facts = _without_empty(spec.model_dump(mode="json"))
             if kind == "software":
                 facts["purpose"] = facts.pop("kind")
@@ -101,6 +105,16 @@ def _found(id: str) -> Entry:
     raise PlanError(f"{nearest}; see perfmodel list models, hardware, software or formulas")
 
 
+def _counts(model: Architecture) -> Entry:
+    """What follows from a model's sizes: parameters, and how many layers there are of each kind."""
+    counts = {"n_params": model.n_params, "n_active_params": model.n_active_params}
+    return counts | {"layers": {_kind_name(kind): count for kind, count in model.layer_groups}}
+
+
+def _kind_name(kind: LayerKind) -> str:
+    return " + ".join(part for part in kind if part != "none") or "none"
+
+
 def _without_empty(table: Mapping[str, Any]) -> Entry:
     return {key: value for key, value in table.items() if value not in (None, "", {}, [])}
 
@@ -109,16 +123,19 @@ def _models() -> Iterable[Entry]:
     from perfmodel.specs.huggingface import load_model
     from perfmodel.specs.registry import ids
 
-    keys = ("name", "n_params", "n_layers", "d_model", "d_ff", "n_heads", "n_kv_heads", "vocab_size", "max_seq_len")
+    keys = ("name", "n_layers", "d_model", "d_ff", "n_heads", "n_kv_heads", "vocab_size", "max_seq_len")
     for id in ids("models"):
         model = load_model(id)
         source = model.source.url if model.source else ""
-        yield {"id": id} | {key: getattr(model, key) for key in keys} | {"source": source}
+        shown = {"n_experts", "experts_per_token", "n_shared"}
+        counts = _counts(model) | {"experts": model.experts.model_dump(include=shown) if model.experts else None}
+        yield {"id": id} | {key: getattr(model, key) for key in keys} | counts | {"source": source}
 
 
 def _hardware() -> Iterable[Entry]:
     from perfmodel.specs.accelerator import load_accelerator
     from perfmodel.specs.cluster import load_cluster
+    from perfmodel.specs.host import load_host
     from perfmodel.specs.registry import ids
 
     numbers = ("hbm_bytes", "hbm_byte_per_s", "link_byte_per_s", "tdp_w", "usd_per_hour")
@@ -129,22 +146,30 @@ def _hardware() -> Iterable[Entry]:
         yield {"id": id, "kind": "accelerator", "name": chip.name, "peak_flop_per_s": peaks} | figures
     for id in ids("clusters"):
         cluster = load_cluster(id)
-        tiers = [
-            {
-                "name": tier.name,
-                "domain_accelerators": tier.domain_accelerators,
-                "link_byte_per_s": float(tier.link_byte_per_s),
-            }
-            for tier in cluster.tiers
-        ]
         yield {
             "id": id,
             "kind": "cluster",
             "name": cluster.name,
             "accelerator": cluster.accelerator.id,
             "accelerators_per_node": cluster.accelerators_per_node,
-            "tiers": tiers,
+            "host": cluster.host.id if cluster.host else None,
+            "tiers": [_tier(tier) for tier in cluster.tiers],
         }
+    for id in ids("hosts"):
+        host = load_host(id)
+        speeds = ("n_cores", "dram_bytes", "dram_byte_per_s", "pcie_byte_per_s", "nvme_bytes", "cxl_bytes")
+        sizes = {key: None if (value := getattr(host, key)) is None else float(value) for key in speeds}
+        yield {"id": id, "kind": "host", "name": host.name} | sizes
+
+
+def _tier(tier: Tier) -> Entry:
+    return {
+        "name": tier.name,
+        "kind": tier.kind,
+        "domain_accelerators": tier.domain_accelerators,
+        "link_byte_per_s": float(tier.link_byte_per_s),
+        "torus_shape": list(tier.torus_shape) if tier.torus_shape else None,
+    }
 
 
 def _software() -> Iterable[Entry]:

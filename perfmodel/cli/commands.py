@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from perfmodel.cli.options import ESTIMATE_TRAINING, LAYOUT, PLAN_TRAINING, Option, json_schema, parsed
+from perfmodel.cli.options import ESTIMATE_MEMORY, ESTIMATE_TRAINING, LAYOUT, PLAN_TRAINING, Option, json_schema, parsed
 from perfmodel.cli.output import emit, say
 from perfmodel.cli.scenario import gather
 from perfmodel.errors import PlanError
@@ -16,16 +16,21 @@ from perfmodel.errors import PlanError
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["bench", "estimate_training", "plan_training", "schema", "validate"]
+    from perfmodel.predict.records import TrainingEstimate
+
+__all__ = ["bench", "estimate_memory", "estimate_training", "plan_training", "schema", "validate"]
 
 DONE, NOT_FEASIBLE = 0, 1
 _SCHEMAS = {
     "training-estimate": ("perfmodel.predict.records", "TrainingEstimate", "serialization"),
     "training-plan": ("perfmodel.plan.records", "TrainingPlan", "serialization"),
+    "memory-estimate": ("perfmodel.cli.memory", "MemoryEstimate", "serialization"),
     "kernel-estimate": ("perfmodel.predict.kernel_documents", "KernelEstimate", "serialization"),
     "accelerator": ("perfmodel.specs.accelerator", "Accelerator", "validation"),
     "cluster": ("perfmodel.specs.cluster", "Cluster", "validation"),
+    "host": ("perfmodel.specs.host", "Host", "validation"),
     "model": ("perfmodel.specs.architecture", "Architecture", "validation"),
+    "software": ("perfmodel.specs.software", "Software", "validation"),
 }
 
 
@@ -47,19 +52,41 @@ def plan_training(args: Namespace) -> int:
 
 def estimate_training(args: Namespace) -> int:
     """`perfmodel estimate training`: 0, also for an estimate that does not fit."""
-    import perfmodel as pm
-
-    question, names = _question(args, ESTIMATE_TRAINING, "estimate training")
-    layout = {option.name: question.pop(option.name) for option in LAYOUT if option.name in question}
-    estimate = pm.estimate_training(layout=layout, **question).to_dict()
+    estimate, names = _estimated(args, ESTIMATE_TRAINING, "estimate training")
+    document = estimate.to_dict()
 
     def page(console: Console) -> None:
         from perfmodel.cli.render import estimate_page
 
-        estimate_page(console, estimate, names)
+        estimate_page(console, document, names)
 
-    _emit(args, estimate, page)
+    _emit(args, document, page)
     return DONE
+
+
+def estimate_memory(args: Namespace) -> int:
+    """`perfmodel estimate memory`: 0, also for what does not fit."""
+    from perfmodel.cli.memory import memory_estimate
+
+    estimate, names = _estimated(args, ESTIMATE_MEMORY, "estimate memory")
+    document = memory_estimate(estimate).to_dict()
+
+    def page(console: Console) -> None:
+        from perfmodel.cli.render import memory_page
+
+        memory_page(console, document, names)
+
+    _emit(args, document, page)
+    return DONE
+
+
+def _estimated(args: Namespace, options: tuple[Option, ...], command: str) -> tuple[TrainingEstimate, dict[str, str]]:
+    """The estimate of a step, and names of its model and accelerator for people."""
+    import perfmodel as pm
+
+    question, names = _question(args, options, command)
+    layout = {option.name: question.pop(option.name) for option in LAYOUT if option.name in question}
+    return pm.estimate_training(layout=layout, **question), names
 
 
 def validate(args: Namespace) -> int:

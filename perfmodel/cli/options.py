@@ -17,6 +17,7 @@ __all__ = [
     "ESTIMATE_ATTENTION",
     "ESTIMATE_COLLECTIVE",
     "ESTIMATE_GEMM",
+    "ESTIMATE_MEMORY",
     "ESTIMATE_TRAINING",
     "LAYOUT",
     "OPTIONS",
@@ -29,14 +30,21 @@ __all__ = [
 
 # Beyond 2^50 whole numbers times small factors would no longer be exact as float64.
 _LARGEST_COUNT = 10**15
-PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "fp8", "mxfp8", "nvfp4", "mxfp4", "int8", "int4")
+# The library's own names, written again: importing it would cost more than the whole of `perfmodel --help`.
+PRECISIONS = ("fp16", "bf16", "fp8", "mxfp8", "nvfp4")
+OPTIMIZERS = ("adam-mixed", "adam-bf16", "adam-8bit", "adafactor", "sgd", "sgd-momentum")
 SCHEDULES = ("gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2", "zb-1p", "zb-2p", "zb-v", "v-half", "v-min", "dualpipe")
+MODULES = ("core_attn", "mla_up_proj", "mlp", "moe", "shared_experts", "mlp_act", "moe_act", "layernorm")
+CP_EXCHANGES = ("ring", "all-gather", "all-to-all")
+OFFLOADS = ("activations", "activation_layers")
+ALGORITHMS = ("auto", "ring", "tree", "in_network", "halving_doubling", "star", "hierarchical", "torus")
 
 
 @dataclass(frozen=True)
 class Option:
     """One option. `kind` is text, spec (an id, a path, or a table in a file), whole, number, switch, texts, wholes or
-    table (in files only); `complete` is the kind of description whose ids complete it."""
+    shares (a table of numbers, NAME=X as a flag); `choices` are the names allowed, those of a table's keys too;
+    `complete` is the kind of description whose ids complete it."""
 
     name: str
     kind: str
@@ -66,8 +74,13 @@ _SCENARIO = (
     Option("seq_len", "whole", "tokens in a sequence", low=1, required=True),
     Option("precision", "text", "precision of the matrix products", choices=PRECISIONS, default="bf16"),
     Option("software", "spec", "software generation, an id or a file", complete="software"),
-    Option("optimizer", "text", "optimizer, e.g. adam-mixed"),
+    Option("optimizer", "text", "optimizer (default: adam-mixed)", choices=OPTIMIZERS),
     Option("tokens", "number", "tokens of the whole run (15.6e12): adds days, USD and kWh", low=0),
+)
+_TRAINED = (
+    Option("trainable", "text", "weights that learn: all, or adapters lora:r=16, qlora:r=16 (default: all)"),
+    Option("mean_seq_len", "whole", "mean tokens of a document, where they do not fill seq_len", low=1),
+    Option("packing", "text", "documents padded to seq_len, or packed into it", choices=("padded", "packed")),
 )
 _SEARCH = (
     Option("objective", "text", "what to make least", choices=("time", "cost", "energy"), default="time"),
@@ -85,23 +98,31 @@ LAYOUT = (
     _degree("vpp", "chunks of layers a stage holds (schedule interleaved)"),
     _degree("micro_batch", "sequences in a micro-batch"),
     Option("zero_stage", "whole", "ZeRO stage, 0 to 3", low=0, high=3),
-    _degree("dp_shard", "data parallel ranks that share one ZeRO shard"),
+    _degree("dp_shard", "data parallel ranks that share one ZeRO shard (default: all)"),
     Option("sequence_parallel", "switch", "split activations along the sequence inside tp"),
     Option("recompute", "text", "activations computed again", choices=("none", "selective", "full")),
-    Option("recompute_modules", "texts", "modules computed again, with commas"),
-    Option("schedule", "text", "pipeline schedule", choices=SCHEDULES),
+    Option("recompute_modules", "texts", "modules that selective computes again, with commas", choices=MODULES),
+    _degree("recompute_layers", "layers of a stage that full computes again (default: all)"),
+    Option("schedule", "text", "pipeline schedule (priced so far: gpipe, 1f1b, interleaved)", choices=SCHEDULES),
     Option("stage_layers", "wholes", "layers of each stage, with commas", low=0),
     Option(
         "vocab_parallel",
         "text",
-        "how the vocabulary is spread over stages",
+        "how the vocabulary is spread over stages (priced so far: none)",
         choices=("none", "vocab-1", "vocab-2", "interlaced"),
     ),
     Option("overlap", "switch", "overlap communication (default: as the software does)"),
-    Option("offload", "table", "shares kept in host memory"),
+    Option(
+        "cp_exchange",
+        "text",
+        "how context parallel ranks share keys and values (default: as the software does)",
+        choices=CP_EXCHANGES,
+    ),
+    Option("offload", "shares", "what waits in host memory: a share, or so many layers", choices=OFFLOADS),
 )
 PLAN_TRAINING = _SCENARIO + _SEARCH
-ESTIMATE_TRAINING = _SCENARIO + LAYOUT
+ESTIMATE_TRAINING = _SCENARIO + _TRAINED + LAYOUT
+ESTIMATE_MEMORY = tuple(option for option in ESTIMATE_TRAINING if option.name != "tokens")
 _ACCELERATOR = Option("accelerator", "spec", "accelerator id or file", required=True, complete="accelerators")
 ESTIMATE_GEMM = (
     _ACCELERATOR,
@@ -135,7 +156,13 @@ ESTIMATE_COLLECTIVE = (
     Option("n_bytes", "number", "message: of a rank, or the gathered or un-scattered total", low=0, required=True),
     Option("ranks", "whole", "ranks of the group", low=1, required=True),
     Option("ranks_per_node", "whole", "ranks of the group in one node (default: as many as fit)", low=1),
-    Option("algorithm", "text", "of all_reduce", choices=("auto", "ring", "tree", "in_network"), default="auto"),
+    Option(
+        "algorithm",
+        "text",
+        "all_reduce: any; all_gather and reduce_scatter: auto, ring, torus; the others: auto",
+        choices=ALGORITHMS,
+        default="auto",
+    ),
     Option("library", "text", "serving engine that brings its own all_reduce: vllm, sglang, tensorrt-llm"),
 )
 CALIBRATE = (
@@ -144,7 +171,7 @@ CALIBRATE = (
     ),
     Option("dtype", "text", "rows of this format: bf16, fp8, fp8-block, nvfp4, ... (default: the only one, or bf16)"),
 )
-OPTIONS = {option.name: option for option in (*_SCENARIO, *_SEARCH, *LAYOUT)}
+OPTIONS = {option.name: option for option in (*_SCENARIO, *_TRAINED, *_SEARCH, *LAYOUT)}
 
 
 def parsed(option: Option, text: str) -> Any:
@@ -158,8 +185,7 @@ def checked(option: Option, value: Any, label: str, *, typed_as: str | None = No
     if option.kind == "text":
         if not isinstance(value, str):
             raise PlanError(f"{label}: must be text (got {got})")
-        if option.choices and value not in option.choices:
-            raise PlanError(f"{label}: {unknown_name('value', value, option.choices)}")
+        _known(option, value, label)
     elif option.kind == "spec":
         if not isinstance(value, (str, Mapping)) or not value:
             raise PlanError(f"{label}: must be an id, a path or a table (got {got})")
@@ -170,18 +196,36 @@ def checked(option: Option, value: Any, label: str, *, typed_as: str | None = No
     elif option.kind == "switch":
         if not isinstance(value, bool):
             raise PlanError(f"{label}: must be true or false (got {got})")
-    elif option.kind == "table":
-        if not isinstance(value, Mapping):
-            raise PlanError(f"{label}: must be a table (got {got})")
+    elif option.kind == "shares":
+        return _shares(option, value, label, got)
     elif option.kind == "texts":
         if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) and item for item in value):
             raise PlanError(f"{label}: must be a list of names (got {got})")
+        for item in value:
+            _known(option, item, label)
         return tuple(value)
     else:
         if not isinstance(value, (list, tuple)):
             raise PlanError(f"{label}: must be a list of whole numbers (got {got})")
         return tuple(_whole(option, item, label, _shown(item)) for item in value)
     return value
+
+
+def _known(option: Option, name: str, label: str, what: str = "value") -> None:
+    if option.choices and name not in option.choices:
+        raise PlanError(f"{label}: {unknown_name(what, name, option.choices)}")
+
+
+def _shares(option: Option, value: Any, label: str, got: str) -> dict[str, float]:
+    if not isinstance(value, Mapping):
+        raise PlanError(f"{label}: must be a table of numbers, as {option.choices[0]}=0.5 (got {got})")
+    for key, number in value.items():
+        _known(option, key, label, "key")
+        if isinstance(number, bool) or not isinstance(number, (int, float)):
+            raise PlanError(f"{label}: {key}: must be a number >= 0 (got {_shown(number)})")
+        if not 0 <= number < math.inf:
+            raise OutOfRangeError(f"{label}: {key}: must be a number >= 0 (got {_shown(number)})")
+    return {key: float(number) for key, number in value.items()}
 
 
 def _typed(option: Option, text: str) -> Any:
@@ -191,6 +235,9 @@ def _typed(option: Option, text: str) -> Any:
         return [part.strip() for part in text.split(",")]
     if option.kind == "wholes":
         return [_number_in(part.strip()) for part in text.split(",")]
+    if option.kind == "shares":
+        pairs = [part.partition("=") for part in text.split(",")]
+        return {key.strip(): _number_in(number.strip()) for key, _, number in pairs} if "=" in text else text
     return text
 
 
@@ -245,7 +292,7 @@ _JSON_KINDS: dict[str, dict[str, Any]] = {
     "switch": {"type": "boolean"},
     "texts": {"type": "array", "items": {"type": "string"}},
     "wholes": {"type": "array", "items": {"type": "integer", "minimum": 0}},
-    "table": {"type": "object"},
+    "shares": {"type": "object", "additionalProperties": False},
 }
 
 
@@ -262,7 +309,7 @@ def json_schema() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Scenario",
-        "description": "What `-f` of `perfmodel plan training` and `perfmodel estimate training` reads.",
+        "description": "What `-f` of `perfmodel plan training` and `perfmodel estimate training|memory` reads.",
         "type": "object",
         "properties": properties,
         "additionalProperties": False,
@@ -271,8 +318,12 @@ def json_schema() -> dict[str, Any]:
 
 def _json_property(option: Option) -> dict[str, Any]:
     entry: dict[str, Any] = {"description": option.help} | _JSON_KINDS[option.kind]
-    if option.choices:
+    if option.choices and option.kind == "text":
         entry["enum"] = list(option.choices)
+    if option.choices and option.kind == "texts":
+        entry["items"] = {"enum": list(option.choices)}
+    if option.kind == "shares":
+        entry["properties"] = {key: {"type": "number", "minimum": 0} for key in option.choices}
     if option.kind == "whole":
         entry["minimum"] = int(option.low)
         if option.high < math.inf:

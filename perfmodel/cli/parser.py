@@ -17,6 +17,7 @@ from perfmodel.cli.options import (
     ESTIMATE_ATTENTION,
     ESTIMATE_COLLECTIVE,
     ESTIMATE_GEMM,
+    ESTIMATE_MEMORY,
     ESTIMATE_TRAINING,
     LAYOUT,
     PLAN_TRAINING,
@@ -27,7 +28,27 @@ from perfmodel.errors import PlanError, unknown_name
 __all__ = ["LISTS", "SCHEMAS", "build_parser", "parse"]
 
 LISTS = ("models", "hardware", "software", "formulas", "published", "systems")
-SCHEMAS = ("training-estimate", "training-plan", "kernel-estimate", "scenario", "accelerator", "cluster", "model")
+SCHEMAS = (
+    "training-estimate",
+    "training-plan",
+    "memory-estimate",
+    "kernel-estimate",
+    "scenario",
+    "accelerator",
+    "cluster",
+    "host",
+    "model",
+    "software",
+)
+_METAVARS = {
+    "whole": "N",
+    "number": "X",
+    "spec": "ID",
+    "text": "NAME",
+    "texts": "NAMES",
+    "wholes": "N,N",
+    "shares": "NAME=X",
+}
 _COMMANDS = "perfmodel.cli.commands"
 _CATALOGUE = "perfmodel.cli.catalogue"
 _KERNELS = "perfmodel.cli.kernels"
@@ -160,26 +181,29 @@ def _scenario(parser: argparse.ArgumentParser, options: Iterable[Option]) -> Non
 
 
 def _add(group: Any, option: Option) -> None:
-    if option.kind == "table":  # in files only
-        return
     default = "" if option.default is None else f" (default: {option.default})"
     if option.kind == "switch":
         group.add_argument(
             option.flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=option.help
         )
         return
-    metavar = {"whole": "N", "number": "X", "spec": "ID", "text": "NAME", "texts": "NAMES", "wholes": "N,N"}[
-        option.kind
-    ]
     choices = f": {', '.join(option.choices)}" if option.choices else ""
     action = group.add_argument(
-        option.flag, metavar=metavar, default=argparse.SUPPRESS, help=f"{option.help}{choices}{default}"
+        option.flag,
+        metavar=_METAVARS[option.kind],
+        default=argparse.SUPPRESS,
+        help=f"{option.help}{choices}{default}",
     )
     action.completer = _completer(option)
 
 
 def _completer(option: Option) -> Callable[..., Iterable[str]]:
-    def complete(**_: Any) -> Iterable[str]:
+    def complete(prefix: str = "", **_: Any) -> Iterable[str]:
+        if option.kind == "texts":  # after a comma comes another name
+            before, comma, _last = prefix.rpartition(",")
+            return [f"{before}{comma}{name}" for name in option.choices]
+        if option.kind == "shares":
+            return [f"{name}=" for name in option.choices]
         if not option.complete:
             return option.choices
         from perfmodel.specs.registry import ids
@@ -205,6 +229,9 @@ def _estimate(parser: argparse.ArgumentParser) -> None:
     training = _command(what, parser, "training", "time, memory, energy and cost of one training step")
     training.set_defaults(run=f"{_COMMANDS}:estimate_training")
     _scenario(training, ESTIMATE_TRAINING)
+    memory = _command(what, parser, "memory", "bytes on the fullest accelerator at the peak of a training step")
+    memory.set_defaults(run=f"{_COMMANDS}:estimate_memory")
+    _scenario(memory, ESTIMATE_MEMORY)
     for name, options, text in (
         ("gemm", ESTIMATE_GEMM, "time of one matrix product, and its place under the roofline"),
         ("attention", ESTIMATE_ATTENTION, "time of attention of one layer, prefill or decode"),
@@ -235,7 +262,7 @@ def _list(parser: argparse.ArgumentParser) -> None:
 
 def _show(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=f"{_CATALOGUE}:show")
-    action: Any = parser.add_argument("id", metavar="ID", help="model, accelerator, cluster, software or formula")
+    action: Any = parser.add_argument("id", metavar="ID", help="model, accelerator, cluster, host, software or formula")
     action.completer = _every_id
     _output(parser)
 
@@ -285,5 +312,5 @@ def _formula_names(**_: Any) -> Iterable[str]:
 def _every_id(**_: Any) -> Iterable[str]:
     from perfmodel.specs.registry import ids
 
-    shelves = (ids(kind) for kind in ("models", "accelerators", "clusters", "software"))
+    shelves = (ids(kind) for kind in ("models", "accelerators", "clusters", "hosts", "software"))
     return [*(id for shelf in shelves for id in shelf), *_formula_names()]

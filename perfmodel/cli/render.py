@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from rich.console import Console
@@ -11,7 +12,7 @@ from rich.text import Text
 
 from perfmodel.cli import format as fmt
 
-__all__ = ["estimate_page", "heading", "plain_table", "plan_page"]
+__all__ = ["estimate_page", "heading", "memory_page", "plain_table", "plan_page"]
 
 Document = Mapping[str, Any]
 _COLOURS = {"compute": "green", "memory": "magenta", "link": "yellow"}
@@ -35,6 +36,15 @@ _LAYOUT_WORDS = {
     "schedule": "schedule",
     "vocab_parallel": "vocabulary",
 }
+_PIECES = {
+    "recompute_modules": "modules computed again",
+    "recompute_layers": "layers of a stage computed again",
+    "stage_layers": "layers by stage",
+    "offload": "in host memory",
+    "overlap": "overlap of communication",
+    "cp_exchange": "context parallel ranks share by",
+}
+"""Parts of a layout that are too long for a column, or seldom given."""
 _SHORT = {"micro_batch": "mb", "sequence_parallel": "sp"}
 _DEGREES = ("tp", "pp", "dp", "micro_batch")
 _ALWAYS = ("tp", "pp", "dp", "micro_batch", "zero_stage", "recompute")
@@ -52,6 +62,20 @@ def estimate_page(console: Console, estimate: Document, names: Document) -> None
     _layout(console, "Layout", estimate["request"]["layout"], estimate)
     _breakdown(console, estimate)
     _memory(console, estimate["memory_bytes"], None)
+    _remarks(console, estimate)
+
+
+def memory_page(console: Console, estimate: Document, names: Document) -> None:
+    """The page of `estimate memory`."""
+    request, memory = estimate["request"], estimate["memory_bytes"]
+    subject = _subject(request, names, estimate["accelerators_used"])
+    held = _of(memory["total"], memory["capacity"])
+    console.print(Text.assemble((f"{subject}: ", "bold"), (held, "bold green" if estimate["fits"] else "bold red")))
+    if not estimate["fits"]:
+        console.print(Text(f"DOES NOT FIT: {fmt.bytes_(memory['total'] - memory['capacity'])} too much", "bold red"))
+    console.print(Text(_question(request), "dim"))
+    _layout(console, "Layout", request["layout"], estimate)
+    _memory(console, memory, None)
     _remarks(console, estimate)
 
 
@@ -102,13 +126,7 @@ def _headline(console: Console, request: Document, estimate: Document, names: Do
     if not estimate["fits"]:
         console.print(Text(f"DOES NOT FIT: {fmt.bytes_(memory['total'] - memory['capacity'])} too much", "bold red"))
     level = f"{100 * estimate.get('interval_level', 0.8):.0f} % interval"
-    console.print(
-        Text(
-            f"{fmt.count(request['global_batch'])} sequences of {fmt.count(request['seq_len'])} tokens, "
-            f"{request['precision']}, {request.get('software')}, {request.get('optimizer')}; {level} in brackets",
-            "dim",
-        )
-    )
+    console.print(Text(f"{_question(request)}; {level} in brackets", "dim"))
     console.print(
         f"{fmt.count(estimate['tokens_per_s'])} tokens/s, "
         f"{fmt.flop_rate(estimate['model_flop_per_s_per_accelerator'])} per accelerator, "
@@ -116,6 +134,16 @@ def _headline(console: Console, request: Document, estimate: Document, names: Do
     )
     if estimate.get("run"):
         _run(console, estimate["run"])
+
+
+def _question(request: Document) -> str:
+    """The batch, its documents, and the stack, on one line."""
+    text = f"{fmt.count(request['global_batch'])} sequences of {fmt.count(request['seq_len'])} tokens"
+    if request.get("mean_seq_len"):
+        text += f" ({request['packing']} documents of {fmt.count(request['mean_seq_len'])})"
+    text += f", {request['precision']}, {request.get('software')}, {request.get('optimizer')}"
+    trainable = request.get("trainable", "all")
+    return text if trainable == "all" else f"{text}, {trainable}"
 
 
 def _subject(request: Document, names: Document, accelerators: int) -> str:
@@ -146,6 +174,10 @@ def _layout(console: Console, title: str, layout: Document, estimate: Document) 
     table = plain_table(*(_LAYOUT_WORDS[key] for key in shown), "micro-batches", left=(), gap=gap)
     table.add_row(*(_cell(layout[key]) for key in shown), fmt.count(estimate["n_microbatches"]))
     console.print(table)
+    pieces = [(word, layout.get(key)) for key, word in _PIECES.items()]
+    text = "; ".join(f"{word}: {_cell(value)}" for word, value in pieces if value not in (None, [], {}))
+    if text:
+        console.print(Text(text, "dim"))
 
 
 def _is_off(key: str, value: Any) -> bool:
@@ -155,7 +187,17 @@ def _is_off(key: str, value: Any) -> bool:
 def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return _runs(value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key.replace('activation_', '')} {number:g}" for key, number in value.items())
     return "" if value is None else str(value)
+
+
+def _runs(items: Sequence[Any]) -> str:
+    """A list with equal neighbours counted: `3, 2 x 4, 3`."""
+    runs = [(item, len(list(same))) for item, same in groupby(items)]
+    return ", ".join(str(item) if count == 1 else f"{count} x {item}" for item, count in runs)
 
 
 def _breakdown(console: Console, estimate: Document) -> None:

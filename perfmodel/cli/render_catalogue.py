@@ -15,6 +15,8 @@ from perfmodel.cli.render import heading, plain_table
 __all__ = ["formula_page", "list_page", "spec_page"]
 
 Entry = Mapping[str, Any]
+_ROOMY = 100
+_FOR_WIDE_PAGES = ("d_model", "heads", "host")
 
 
 def list_page(console: Console, kind: str, entries: Sequence[Entry]) -> None:
@@ -24,7 +26,9 @@ def list_page(console: Console, kind: str, entries: Sequence[Entry]) -> None:
         return
     group = {"hardware": "kind", "formulas": "family"}.get(kind, "")
     for part in dict.fromkeys(entry.get(group, "") for entry in entries):
-        columns = _COLUMNS[part if part in _COLUMNS else kind]
+        columns = _COLUMNS[part if kind == "hardware" else kind]
+        if console.width < _ROOMY:
+            columns = tuple(column for column in columns if column[0] not in _FOR_WIDE_PAGES)
         left = [position for position, (_, aligned, _) in enumerate(columns) if aligned == "left"]
         table = plain_table(*(head for head, _, _ in columns), left=left)
         table.columns[0].no_wrap = True
@@ -54,12 +58,43 @@ def _number(key: str) -> Any:
 
 def _peak(entry: Entry) -> str:
     peaks = entry["peak_flop_per_s"]
-    dtype = "bf16" if "bf16" in peaks else next(iter(peaks))
+    dtype = next((name for name in ("bf16", "fp16") if name in peaks), next(iter(peaks)))
     return f"{fmt.flop_rate(peaks[dtype])} {dtype}"
 
 
 def _tiers(entry: Entry) -> str:
-    return ", ".join(f"{tier['name']} {fmt.byte_rate(tier['link_byte_per_s'])}" for tier in entry["tiers"])
+    return ", ".join(_one_tier(tier) for tier in entry["tiers"])
+
+
+def _one_tier(tier: Entry) -> str:
+    shape = f" {' x '.join(map(str, tier['torus_shape']))}" if tier["torus_shape"] else ""
+    return f"{tier['name']}{shape} {fmt.byte_rate(tier['link_byte_per_s'])}"
+
+
+def _experts(entry: Entry) -> str:
+    experts = entry["experts"]
+    if not experts:
+        return ""
+    shared = f"+{experts['n_shared']}" if experts["n_shared"] else ""
+    return f"{experts['experts_per_token']}{shared}/{experts['n_experts']}"
+
+
+def _kinds(entry: Entry) -> str:
+    """How layers mix tokens, with how many there are of each kind where there are several."""
+    mixers: dict[str, int] = {}
+    for kind, count in entry["layers"].items():
+        name = kind.split(" + ")[0]
+        if name not in ("dense", "experts", "none"):
+            mixers[name] = mixers.get(name, 0) + count
+    return next(iter(mixers), "") if len(mixers) == 1 else ", ".join(f"{n} {name}" for name, n in mixers.items())
+
+
+def _billions(key: str) -> Any:
+    return lambda entry: fmt.significant(entry[key] / 1e9)
+
+
+def _maybe(key: str) -> Any:
+    return lambda entry: "" if entry[key] is None else fmt.quantity(key, entry[key])
 
 
 def _calibration(entry: Entry) -> str:
@@ -71,12 +106,14 @@ def _calibration(entry: Entry) -> str:
 _COLUMNS: dict[str, tuple[tuple[str, str, Any], ...]] = {
     "models": (
         ("id", "left", _text("id")),
-        ("parameters", "right", _number("n_params")),
+        ("billion", "right", _billions("n_params")),
+        ("active", "right", lambda e: _billions("n_active_params")(e) if e["experts"] else ""),
         ("layers", "right", _text("n_layers")),
         ("d_model", "right", _text("d_model")),
         ("heads", "right", lambda e: f"{e['n_heads']}/{e['n_kv_heads']}"),
-        ("vocabulary", "right", _number("vocab_size")),
-        ("context", "right", _number("max_seq_len")),
+        ("context", "right", lambda e: f"{e['max_seq_len'] / 1024:.0f} Ki"),
+        ("experts", "right", _experts),
+        ("tokens mix by", "left", _kinds),
     ),
     "accelerator": (
         ("id", "left", _text("id")),
@@ -91,7 +128,17 @@ _COLUMNS: dict[str, tuple[tuple[str, str, Any], ...]] = {
         ("id", "left", _text("id")),
         ("accelerator", "left", _text("accelerator")),
         ("a node", "right", _text("accelerators_per_node")),
+        ("host", "left", lambda e: e["host"] or ""),
         ("network, one direction of one accelerator", "left", _tiers),
+    ),
+    "host": (
+        ("id", "left", _text("id")),
+        ("cores", "right", _number("n_cores")),
+        ("memory", "right", _number("dram_bytes")),
+        ("bandwidth", "right", _number("dram_byte_per_s")),
+        ("to an accelerator", "right", _number("pcie_byte_per_s")),
+        ("NVMe", "right", _maybe("nvme_bytes")),
+        ("CXL", "right", _maybe("cxl_bytes")),
     ),
     "software": (
         ("id", "left", _text("id")),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 from perfmodel.plan.records import Sensitivity
 from perfmodel.predict.layout import ParallelLayout
+from perfmodel.predict.matmul import matmul_format
 from perfmodel.predict.step import StepModel
 from perfmodel.predict.training import TrainingTask, degrees_of
 from perfmodel.specs.cluster import Cluster
@@ -36,16 +37,16 @@ def _seconds(task: TrainingTask, layout: ParallelLayout, cluster: Cluster) -> fl
 
 
 def _changes(cluster: Cluster, precision: str) -> Iterator[tuple[str, Change]]:
-    accelerator = cluster.accelerator
+    accelerator, peak = cluster.accelerator, matmul_format(precision).peak
 
     def with_peak(factor: float) -> Cluster:
-        peaks = accelerator.peak_flop_per_s | {precision: Quantity(accelerator.peak(precision) * factor)}
+        peaks = accelerator.peak_flop_per_s | {peak: Quantity(accelerator.peak(peak) * factor)}
         return _with_accelerator(cluster, peak_flop_per_s=peaks)
 
     def with_memory(factor: float) -> Cluster:
         return _with_accelerator(cluster, hbm_byte_per_s=Quantity(accelerator.hbm_byte_per_s * factor))
 
-    yield f"peak_flop_per_s.{precision}", with_peak
+    yield f"peak_flop_per_s.{peak}", with_peak
     yield "hbm_byte_per_s", with_memory
     for position, tier in enumerate(cluster.tiers):
         for key in ("link_byte_per_s", "latency_s"):

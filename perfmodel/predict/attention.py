@@ -25,7 +25,8 @@ from perfmodel.formulas.decode_attention import (
 from perfmodel.ops import ceil_div, maximum, minimum, where
 from perfmodel.predict.cost import Cost, Number
 from perfmodel.specs.accelerator import Accelerator
-from perfmodel.specs.efficiency import DecodeConstants, Efficiency, TileConstants, UnsplitLatentConstants
+from perfmodel.specs.efficiency import Efficiency
+from perfmodel.specs.kernel_constants import DecodeConstants, TileConstants, UnsplitLatentConstants
 
 __all__ = ["CACHE_BYTES_PER_ELEMENT", "AttentionKernels"]
 

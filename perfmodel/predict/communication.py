@@ -17,7 +17,8 @@ from perfmodel.predict.cost import Cost, Number
 from perfmodel.predict.scale_out import LAWS, SHAPES, ScaleOut, carrying_tiers, halving_doubling_time
 from perfmodel.predict.torus import TORUS_ALGORITHMS, Torus
 from perfmodel.specs.cluster import Cluster
-from perfmodel.specs.efficiency import Efficiency, ProtocolConstants
+from perfmodel.specs.efficiency import Efficiency
+from perfmodel.specs.kernel_constants import ProtocolConstants
 
 __all__ = ["OPERATIONS", "UNMEASURED", "Links"]
 

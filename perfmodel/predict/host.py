@@ -28,13 +28,13 @@ _EXPERT = {False: 2.0, True: 5.0}
 
 @dataclass(frozen=True)
 class Host:
-    """The host beside one rank's share of a layer; `repeats_all` where the backward pass runs the whole layer again."""
+    """The host beside one rank's share of a layer; `repeats` [1] of the layers run again in the backward pass."""
 
     model: Architecture
     software: Software
     kernels: Kernels
     share: Share
-    repeats_all: bool
+    repeats: Number
 
     def _launches_s(self, launches: Number) -> Number:
         return float(self.software.host_layer_s) * launches / _DENSE
@@ -49,8 +49,8 @@ class Host:
         )
 
     @property
-    def _rounds(self) -> float:
-        return 1.0 + float(self.software.host_backward_ratio) + (1.0 if self.repeats_all else 0.0)
+    def _rounds(self) -> Number:
+        return 1.0 + float(self.software.host_backward_ratio) + self.repeats
 
     @property
     def layer_s(self) -> Number:
@@ -62,16 +62,19 @@ class Host:
         """Host time of a message to the next stage [s], where the stack waits for it."""
         return 0.0 if self.software.overlap_pipeline else self._launches_s(_MESSAGE)
 
-    def layer_wait_s(self, block: Layer) -> Number:
-        """Seconds that the mean layer and micro-batch wait for the host.
+    def layer_wait_s(self, block: Layer, repeated: dict[str, Cost]) -> Number:
+        """Seconds that the mean layer and micro-batch wait for the host, forward, backward and in what is `repeated`.
 
         A layer waits where its kernels take less than their launches. One with experts copies the token count of each
         to the host before it can launch their products: the queue runs empty, so the launches around its experts all
         count.
         """
-        forward_s, backward_s = (total(phase.values()).seconds for phase in (block.forward, block.backward))
-        waits = host_exposed_time(forward_s, self._forward_s) * (2.0 if self.repeats_all else 1.0)
-        waits = waits + host_exposed_time(backward_s, self._forward_s * float(self.software.host_backward_ratio))
+        passes = (
+            (block.forward, 1.0),
+            (block.backward, float(self.software.host_backward_ratio)),
+            (repeated, self.repeats),
+        )
+        waits = sum(host_exposed_time(total(one.values()).seconds, self._forward_s * part) for one, part in passes)
         part = self._expert_part if self.software.expert_counts_on_host else 0.0
         own = _EXPERT[self.kernels.is_narrow] * self.model.n_experts / self.share.ep
         return waits + part * self._rounds * self._launches_s(_ROUTER + own) if part else waits

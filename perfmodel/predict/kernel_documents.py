@@ -16,7 +16,7 @@ from perfmodel.predict.kernel_estimates import (
     priced_gemm,
 )
 from perfmodel.predict.records import Record, Warned
-from perfmodel.predict.uncertainty import INHERITED_CONSTANTS
+from perfmodel.predict.uncertainty import BEYOND
 from perfmodel.specs.cluster import Cluster, load_cluster
 from perfmodel.specs.registry import data_version
 
@@ -129,8 +129,8 @@ def _described(priced: Priced, request: dict[str, Any], blocks: tuple[str, ...])
         raise PlanError(f"{request['kernel']}: these sizes are too large to price")
     warnings = _warnings(priced, blocks)
     spread = math.hypot(
-        (priced.fit.held_out_error or priced.fit.fitted_error or INHERITED_CONSTANTS) * _SPREAD_OF_MEDIAN,
-        INHERITED_CONSTANTS if warnings else 0.0,
+        (priced.fit.held_out_error or priced.fit.fitted_error or BEYOND) * _SPREAD_OF_MEDIAN,
+        BEYOND if warnings else 0.0,
     )
     return KernelEstimate(
         perfmodel_version=__version__,

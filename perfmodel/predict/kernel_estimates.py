@@ -26,7 +26,8 @@ from perfmodel.predict.kernels import Kernels
 from perfmodel.predict.matmul import MATMUL_FORMATS, matmul_format
 from perfmodel.specs.accelerator import Accelerator, load_accelerator
 from perfmodel.specs.cluster import Cluster, load_cluster
-from perfmodel.specs.efficiency import Efficiency, Fit, load_efficiency
+from perfmodel.specs.efficiency import Efficiency, load_efficiency
+from perfmodel.specs.kernel_constants import Fit
 from perfmodel.specs.quantity import Quantity
 
 __all__ = ["PHASES", "Priced", "estimate_attention", "estimate_collective", "estimate_gemm"]

@@ -23,7 +23,7 @@ from perfmodel.formulas.roofline import roofline_time, serial_roofline_time
 from perfmodel.ops import less_equal, minimum, where
 from perfmodel.predict.cost import Cost, Number
 from perfmodel.specs.accelerator import Accelerator
-from perfmodel.specs.efficiency import MatmulConstants
+from perfmodel.specs.kernel_constants import MatmulConstants
 
 __all__ = ["MATMUL_FORMATS", "MatmulFormat", "TiledMatmul", "matmul_format"]
 

@@ -9,7 +9,7 @@ from perfmodel.predict.layer import Layer
 from perfmodel.specs.architecture import Architecture
 from perfmodel.specs.software import Software
 
-__all__ = ["MODULES", "recompute_flops", "repeated_costs"]
+__all__ = ["MODULES", "recompute_flops", "repeated_costs", "repeated_share"]
 
 MODULES: dict[str, tuple[str, ...]] = {
     "core_attn": ("attention_core",),
@@ -25,6 +25,13 @@ MODULES: dict[str, tuple[str, ...]] = {
 """The operations of a layer that recomputing a module repeats; names are those of Megatron-Core."""
 
 
+def repeated_share(d: Degrees, layers: Number) -> Number:
+    """Share of a stage's `layers` that the backward pass runs again as a whole."""
+    if d.recompute != "full":
+        return 0.0
+    return 1.0 if d.recompute_layers is None else minimum(1.0, d.recompute_layers / layers)
+
+
 def repeated_costs(software: Software, block: Layer, d: Degrees, layers: Number) -> dict[str, Cost]:
     """Costs, per layer of a stage with `layers` of them, of what the backward pass repeats."""
     if d.recompute == "full":
@@ -35,10 +42,8 @@ def repeated_costs(software: Software, block: Layer, d: Degrees, layers: Number)
                 again.pop(last, None)
             if "tensor_parallel" in again:
                 again["tensor_parallel"] = again["tensor_parallel"] * 0.5
-        if d.recompute_layers is None:
-            return again
-        part = minimum(1.0, d.recompute_layers / layers)
-        return {name: cost * part for name, cost in again.items()}
+        part = repeated_share(d, layers)
+        return again if d.recompute_layers is None else {name: cost * part for name, cost in again.items()}
     if d.recompute == "selective":
         return {name: block.forward[name] for name in _selected(software, d) if name in block.forward}
     return {}
@@ -56,8 +61,7 @@ def recompute_flops(
     """Arithmetic of matrix products that a step repeats [flop]."""
     if d.recompute == "full":
         head = 2.0 * sum(p.n * p.k for p in model.head_products) * global_batch * seq_len
-        part = 1.0 if d.recompute_layers is None else minimum(1.0, d.recompute_layers / layers)
-        return (model.forward_flops(global_batch, seq_len, attention="full") - head) * part
+        return (model.forward_flops(global_batch, seq_len, attention="full") - head) * repeated_share(d, layers)
     if d.recompute != "selective":
         return 0.0
     flops = 0.0

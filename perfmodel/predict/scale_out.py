@@ -13,7 +13,8 @@ from perfmodel.ops import ceil_div, less, maximum, minimum, where
 from perfmodel.predict.cost import Number
 from perfmodel.predict.torus import Torus
 from perfmodel.specs.cluster import Cluster
-from perfmodel.specs.efficiency import Efficiency, InNetworkConstants
+from perfmodel.specs.efficiency import Efficiency
+from perfmodel.specs.kernel_constants import InNetworkConstants
 from perfmodel.specs.network import Tier
 
 __all__ = ["LAWS", "SHAPES", "CarryingTier", "Crossing", "ScaleOut", "carrying_tiers", "halving_doubling_time"]

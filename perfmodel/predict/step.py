@@ -19,7 +19,7 @@ from perfmodel.predict.kinds import bottleneck_parts
 from perfmodel.predict.layer import Layer, layer, matmul_backward
 from perfmodel.predict.memory import Memory, peak_memory
 from perfmodel.predict.offload import offload_node
-from perfmodel.predict.recompute import recompute_flops, repeated_costs
+from perfmodel.predict.recompute import recompute_flops, repeated_costs, repeated_share
 from perfmodel.predict.share import Share
 from perfmodel.predict.stages import Stages, place_layers, relieve_head
 from perfmodel.predict.trainable import trainable_of
@@ -118,8 +118,8 @@ class StepModel:
         device, exchanges = self._layer_terms(block, repeated, layers)
         compute = Node.of("layers", *device)
         edge = self._edge_node(ends, n_microbatches, d.pp, head_binds)
-        host = Host(self.model, self.software, self.kernels, share, _repeats_all(repeated))
-        late = host.layer_wait_s(block) * layers + host.ends_wait_s(ends) * n_microbatches
+        host = Host(self.model, self.software, self.kernels, share, repeated_share(d, stages.full))
+        late = host.layer_wait_s(block, repeated) * layers + host.ends_wait_s(ends) * n_microbatches
         bubble = self._bubble(block, repeated, stages, ends, d)
         slow = straggler_slowdown(d.accelerators, self.relative_spread)
         worked = compute.cost + edge.cost
@@ -239,10 +239,6 @@ def _bounds(tree: Node, exchanges: list[Node], host_s: Number) -> tuple[Number, 
 def _all_of(block: Layer, repeated: dict[str, Cost]) -> Cost:
     """A layer and a micro-batch, all passes."""
     return total([*block.forward.values(), *block.backward.values(), *repeated.values()])
-
-
-def _repeats_all(repeated: dict[str, Cost]) -> bool:
-    return "elementwise" in repeated
 
 
 def _bottleneck(

@@ -13,7 +13,7 @@ from perfmodel.formulas import collective_algorithms as laws
 from perfmodel.formulas.collectives import ring_all_gather_time, ring_all_reduce_time, send_recv_time
 from perfmodel.ops import ceil_div, less, maximum, minimum, where
 from perfmodel.predict.cost import Number
-from perfmodel.specs.efficiency import ProtocolConstants
+from perfmodel.specs.kernel_constants import ProtocolConstants
 from perfmodel.specs.network import Tier
 
 __all__ = ["TORUS_ALGORITHMS", "Torus", "slice_shape"]

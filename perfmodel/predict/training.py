@@ -255,7 +255,7 @@ def describe(task: TrainingTask, layout: ParallelLayout, step: Step) -> Training
         step_time_s=seconds,
         step_time_lower_s=float(step.lower_s),
         step_time_upper_s=float(step.upper_s),
-        step_time_interval_s=interval_of(seconds, warnings),
+        step_time_interval_s=interval_of(seconds, warnings, experts=task.model.n_experts > 1),
         tokens_per_s=tokens_per_s,
         tokens_per_s_per_accelerator=tokens_per_s / accelerators,
         model_flop_per_s_per_accelerator=full / seconds / accelerators,

@@ -4,50 +4,142 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from statistics import fmean, pvariance, variance
 from typing import Any
 
 from perfmodel.formulas import get_formula
 from perfmodel.predict.records import Warned
+from perfmodel.specs.accelerator import load_accelerator
 from perfmodel.specs.cluster import Cluster
 from perfmodel.specs.software import Software
 
-__all__ = ["extrapolations", "interval_of", "residual_spread", "residuals", "widenings"]
+__all__ = [
+    "CLASSES",
+    "between_sources",
+    "extrapolations",
+    "forget_residuals",
+    "interval_of",
+    "pooled_quantile",
+    "residual_class",
+    "residual_reach",
+    "residual_spread",
+    "residuals",
+    "widenings",
+]
 
 _RESIDUALS = Path(__file__).parent.parent / "data" / "residuals.toml"
 _Z80 = 1.2816  # normal quantile that leaves 10 % on each side
+# What a step is, as far as its residuals differ: experts wait for routing and launches; a stack that fixed no constant
+# is mostly slower. Formats of 8 and 4 bits are no class of their own: their rows scatter like the others.
+CLASSES = ("dense", "dense-uncalibrated", "experts")
+Residuals = Mapping[str, Mapping[str, Sequence[float]]]  # [class][source] ln(measured / predicted)
 
-# Extra relative uncertainty, in quadrature: an uncalibrated stack ran 20-40 % slower than a calibrated one predicts
-# (nanotron and SimuMax with a foreign set), constants carried to a relative were 10-20 % off.
-UNCALIBRATED_SOFTWARE = 0.20
-INHERITED_CONSTANTS = 0.10
-EXTRAPOLATION = 0.10
-# The mean errors of two sources of one generation lie a few percent apart: no other source shows the next one's.
-BETWEEN_SOURCES = 0.03
+# Four numbers that the pools of residuals do not give, as standard deviations of ln(time).
+# Constants of the same architecture: Megatron-Bridge's dense rows on GB200, priced with the constants of the B200, lie
+# 3 % from its rows on the B200.
+SAME_ARCHITECTURE = 0.03
+# Constants of another architecture of the same vendor, or a law outside its range: the median error of matrix products
+# and prefill attention with another accelerator's constants is 5 to 16 % (`perfmodel validate --kernels`, transfer).
+BEYOND = 0.10
+# Constants of another vendor, upwards only: matrix products of the MI300X reach 51 to 60 % of their peak where those of
+# the H100 reach 80 % (hardware_specs/accelerators/mi300x.toml): ln(80 / 55) = .37 is taken as the 80 % reach.
+FOREIGN_CONSTANTS = 0.37 / _Z80
+# The least for models with experts: how far 13 equal configurations of Megatron-Bridge move between the releases of one
+# stack (published/training/megatron-bridge-moe.csv; .02 for its 15 dense ones). No prediction knows the release.
+EXPERT_RELEASES = 0.18
+_BORROWED = {
+    "efficiency of the same architecture": SAME_ARCHITECTURE,
+    "efficiency": BEYOND,
+    "efficiency of another vendor": BEYOND,
+}
 
 
 @cache
-def residuals() -> dict[str, Any]:
-    """The recorded residuals; `residuals.cache_clear()` after recording new ones."""
-    return tomllib.loads(_RESIDUALS.read_text())
+def residuals() -> Residuals:
+    """ln(measured / predicted) of the recorded rows, by class and source."""
+    kept: dict[str, Any] = tomllib.loads(_RESIDUALS.read_text(encoding="utf-8"))
+    return kept
+
+
+def forget_residuals() -> None:
+    """Read the residuals again: others were recorded."""
+    residuals.cache_clear()
+    residual_reach.cache_clear()
+
+
+def residual_class(*, experts: bool, calibrated: bool) -> str:
+    """The class whose residuals a prediction may expect."""
+    return "experts" if experts else "dense" if calibrated else "dense-uncalibrated"
 
 
 def residual_spread(leave_out: str | None = None) -> float:
-    """Standard deviation of ln(predicted / measured) to expect, from the validated sources but `leave_out`."""
-    rows = [(s["rows"], s["rms_log"]) for name, s in residuals()["training"].items() if name != leave_out]
-    pooled = math.sqrt(sum(n * rms**2 for n, rms in rows) / sum(n for n, _ in rows))
-    return math.hypot(pooled, BETWEEN_SOURCES)
+    """Standard deviation of ln(measured / predicted) inside a source: what tells layouts of one run apart."""
+    pool = _others("dense", leave_out)
+    return math.sqrt(fmean(pvariance(rows) for rows in pool.values()))
+
+
+def between_sources(recorded: Residuals) -> float:
+    """Standard deviation of the mean residual of a source around the mean of its class; 0 where it has no sibling.
+
+    The scatter of the means, less what the scatter inside sources puts into them (moments of a one-way layout).
+    """
+    squares, free, noise = 0.0, 0, []
+    for sources in recorded.values():
+        means = [fmean(rows) for rows in sources.values()]
+        squares += sum((mean - fmean(means)) ** 2 for mean in means)
+        free += max(0, len(means) - 1)
+        noise += [variance(rows) / len(rows) for rows in sources.values() if len(rows) > 1]
+    return math.sqrt(max(0.0, squares / free - fmean(noise or [0.0]))) if free else 0.0
+
+
+def pooled_quantile(pool: Sequence[Sequence[float]], share: float) -> float:
+    """The value below which `share` of the residuals lie when every source counts alike; linear between rows."""
+    weighted = sorted((value, 1.0 / len(rows)) for rows in pool for value in rows)
+    wanted, below = share * len(pool), 0.0
+    last_value, last_middle = weighted[0][0], 0.0
+    for value, weight in weighted:
+        middle = below + weight / 2.0
+        if middle >= wanted:
+            part = (wanted - last_middle) / (middle - last_middle)
+            return last_value + part * (value - last_value)
+        last_value, last_middle, below = value, middle, below + weight
+    return weighted[-1][0]
+
+
+@cache
+def residual_reach(kind: str, leave_out: str | None = None) -> tuple[float, float]:
+    """How far below and above the estimate, in ln(time), 80 % of the measurements of a new source lie.
+
+    The middle 80 % of the residuals of all other sources of the class, each source counting alike. So few sources show
+    too little of how far a new one lies: pooling n holds (n - 1) / n of the variance between sources where a
+    prediction meets (n + 1) / n of it. The missing 2 / n, from the means of all classes, is added in quadrature.
+    """
+    # A class of one source lends nothing when that one is left out.
+    pool = _others(kind, leave_out) or _others("dense", leave_out)
+    seen = {one: _others(one, leave_out) for one in CLASSES}
+    missing = _Z80 * between_sources(seen) * math.sqrt(2.0 / len(pool))
+    low, middle, high = (pooled_quantile(list(pool.values()), share) for share in (0.1, 0.5, 0.9))
+    least = _Z80 * EXPERT_RELEASES if kind == "experts" else 0.0
+    below = math.hypot(max(middle - low, least), missing) - middle
+    above = math.hypot(max(high - middle, least), missing) + middle
+    return max(0.0, below), max(0.0, above)
 
 
 def widenings(cluster: Cluster, software: Software, precision: str, notes: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Warning records for what this prediction rests on without calibration."""
+    """Warning records for what this prediction rests on without calibration.
+
+    `notes` are those of the efficiency set: constants of another accelerator widen the interval when they are all of
+    them, or those of the step's matrix products; single borrowed kernels are part of the residuals already.
+    """
     if not software.calibrated_on:
         yield {"formula": "software", "quantity": software.id, "value": precision, "valid": "no calibration of its own"}
+    accelerator = cluster.accelerator
     for note in notes:
-        if "inherit" in note or note.startswith(("matmul", "attention", "elementwise", "collective", "network")):
-            yield {"formula": "efficiency", "quantity": cluster.accelerator.id, "value": note, "valid": "own tables"}
+        if note.startswith((f"{accelerator.id} inherits every", f"matmul.{precision} of {accelerator.id} ")):
+            yield {"formula": _borrowed(cluster), "quantity": accelerator.id, "value": note, "valid": "own tables"}
             return
 
 
@@ -58,12 +150,41 @@ def extrapolations(software: Software, accelerators: int, seq_len: int) -> Itera
         yield from get_formula("tiled_attention_compute_time").out_of_range(seq_len=seq_len)
 
 
-def interval_of(seconds: float, warnings: Sequence[Warned], leave_out: str | None = None) -> tuple[float, float]:
-    """The 80 % interval [s] around an estimate; asymmetric where only slower is likely."""
-    spread = residual_spread(leave_out)
+def interval_of(
+    seconds: float, warnings: Sequence[Warned], leave_out: str | None = None, *, experts: bool = False
+) -> tuple[float, float]:
+    """The 80 % interval [s] around an estimate; asymmetric where only slower is likely.
+
+    `leave_out` is a source whose residuals may not be used; `experts` says that the model is a mixture of experts.
+    """
     kinds = {warning.formula for warning in warnings}
-    beyond = EXTRAPOLATION if kinds - {"software", "efficiency"} else 0.0
-    spread = math.hypot(spread, beyond)
-    spread = math.hypot(spread, INHERITED_CONSTANTS if "efficiency" in kinds else 0.0)
-    slower = math.hypot(spread, UNCALIBRATED_SOFTWARE if "software" in kinds else 0.0)
-    return seconds * math.exp(-_Z80 * spread), seconds * math.exp(_Z80 * slower)
+    calibrated = "software" not in kinds
+    below, above = residual_reach(residual_class(experts=experts, calibrated=calibrated), leave_out)
+    known = residual_reach("dense", leave_out)
+    # A handful of residuals may not make experts or a stack without calibration surer than what is known best.
+    below, above = max(below, known[0]), max(above, known[1])
+    if experts and not calibrated:
+        # No source shows both at once: as much slower as on dense models.
+        above += max(0.0, residual_reach("dense-uncalibrated", leave_out)[1] - known[1])
+    extra = math.hypot(
+        max(_BORROWED.get(kind, 0.0) for kind in ("", *kinds)),
+        BEYOND if kinds - {"software", *_BORROWED} else 0.0,
+    )
+    slower_still = math.hypot(extra, FOREIGN_CONSTANTS if "efficiency of another vendor" in kinds else 0.0)
+    below, above = math.hypot(below, _Z80 * extra), math.hypot(above, _Z80 * slower_still)
+    return seconds * math.exp(-below), seconds * math.exp(above)
+
+
+def _others(kind: str, leave_out: str | None) -> dict[str, Sequence[float]]:
+    return {source: rows for source, rows in residuals().get(kind, {}).items() if source != leave_out}
+
+
+def _borrowed(cluster: Cluster) -> str:
+    """How near the accelerator is whose constants this one borrows."""
+    own = cluster.accelerator
+    if not own.vendor or own.relative is None:
+        return "efficiency"
+    donor = load_accelerator(own.relative)
+    if donor.vendor != own.vendor:
+        return "efficiency of another vendor"
+    return "efficiency of the same architecture" if donor.architecture == own.architecture else "efficiency"

@@ -25,9 +25,6 @@ from perfmodel.specs.kernel_constants import (
     TileConstants,
     UnsplitLatentConstants,
 )
-from perfmodel.specs.kernel_constants import (
-    Fit as Fit,  # predict/kernel_estimates.py still looks for it here
-)
 from perfmodel.specs.quantity import Quantity, SourcedSpec
 
 __all__ = ["Efficiency", "Protocol", "load_efficiency"]

@@ -33,9 +33,9 @@ class Software(SourcedSpec):
     softmax and cross entropy forward and backward, `optimizer_bytes_per_param` [B] traffic of the optimizer step, and
     `workspace_bytes` [B] that the allocator counts beyond tensors. Everything else says what the stack does:
 
-    * `attention`, `norm_backward`, `activation`: which kernels are fused, `wgrad_accumulation`: in the product or apart;
+    * `attention`, `norm_backward`, `activation`: which kernels are fused; `wgrad_accumulation`: in the product or not;
     * `overlap_*`: which messages run behind computation; `context_parallel`: how key-value heads are shared;
-    * `recompute_stops_early`: recomputation of a layer ends when its last saved tensor is back, before its last product;
+    * `recompute_stops_early`: recomputation of a layer ends when its last saved tensor is back, not with its result;
     * `shards_by_layer`: ZeRO's messages are those of one layer, whatever the stage;
     * `places_layers_freely`: pipeline layouts name the layers of each chunk and relieve the stage with the head;
     * `expert_counts_on_host`, `expert_dispatch`: the host waits for the tokens of each expert; a token's copies travel

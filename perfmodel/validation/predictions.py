@@ -129,10 +129,10 @@ def _estimate(row: Row) -> TrainingEstimate:
 
 
 def _step_time(row: Row, source_id: str) -> Prediction:
-    estimate = _estimate(row)
+    estimate, experts = _estimate(row), model_of(row).n_experts > 1
     return Prediction(
         value=estimate.step_time_s,
-        interval=interval_of(estimate.step_time_s, estimate.warnings, leave_out=source_id),
+        interval=interval_of(estimate.step_time_s, estimate.warnings, leave_out=source_id, experts=experts),
         fits=estimate.fits,
         widened_by=tuple(sorted({warning.formula for warning in estimate.warnings})),
         peak_s=estimate.hfu * estimate.step_time_s,

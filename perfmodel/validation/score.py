@@ -12,8 +12,10 @@ __all__ = [
     "coverage",
     "interval_score",
     "mape",
+    "mean_regret",
     "median_abs_log",
     "median_relative_width",
+    "rank_correlation_inside",
     "relative_errors",
     "rms_log",
     "spearman",
@@ -84,6 +86,28 @@ def interval_score(intervals: Sequence[Interval], measured: Sequence[float], lev
         (high - low + penalty * (max(0.0, low - m) + max(0.0, m - high))) / m
         for (low, high), m in zip(intervals, measured, strict=True)
     )
+
+
+def mean_regret(groups: Sequence[tuple[Sequence[float], Sequence[float]]]) -> float:
+    """How much longer the choices with the shortest prediction ran than the best ones, mean over (predicted, measured).
+
+    Every group holds the choices that could be made; the first of equal predictions is taken.
+    """
+    return fmean(
+        measured[min(range(len(predicted)), key=predicted.__getitem__)] / min(measured) - 1.0
+        for predicted, measured in groups
+    )
+
+
+def rank_correlation_inside(groups: Sequence[tuple[Sequence[float], Sequence[float]]]) -> float | None:
+    """Rank correlation pooled over groups, each ranked by itself; None where nothing differs inside any group."""
+    shared = first = second = 0.0
+    for predicted, measured in groups:
+        middle = (len(predicted) + 1) / 2
+        a, b = [x - middle for x in _ranks(predicted)], [x - middle for x in _ranks(measured)]
+        shared += sum(x * y for x, y in zip(a, b, strict=True))
+        first, second = first + sum(x * x for x in a), second + sum(y * y for y in b)
+    return shared / math.sqrt(first * second) if first and second else None
 
 
 def _ranks(values: Sequence[float]) -> list[float]:

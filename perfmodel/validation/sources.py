@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -79,7 +80,7 @@ class Row(_Data):
     `recompute_modules` (`moe_act;layernorm` in the table) are recomputed on every layer, or on `recompute_layers` of
     each stage; `offload` (`activation_layers=40`) says what lives in host memory; `overlap` is None where the stack
     overlaps communication as it always does. Rows of one `group` differ in their layout alone. `calibrates` rows may
-    fix constants and are not scored; roles.toml says which.
+    fix constants and stay out of the headline; roles.toml says which.
     """
 
     source: str
@@ -140,7 +141,6 @@ class Row(_Data):
 class Source(_Data):
     """A published table with its role (see `published/roles.toml`).
 
-    `stage` "collected" is a table that no predictor scores yet: it is loaded when named, or with `collected=True`.
     `calibrate_rows` selects whole groups of rows, each by the values of some columns, that may fix constants although
     the source validates; `calibrate_rule` says by what rule they were chosen before fitting, and for which constants.
     """
@@ -150,7 +150,6 @@ class Source(_Data):
     url: str
     quantity: Literal["step time", "layer time", "activation memory", "peak memory"]
     role: Literal["validate", "calibrate"]
-    stage: Literal["scored", "collected"] = "scored"
     decided: str
     reason: str
     flops: Literal["hardware-sc21", "model-full", "none"]
@@ -164,21 +163,13 @@ class Source(_Data):
     rows: tuple[Row, ...] = ()
 
 
-def load_sources(
-    only: Iterable[str] | None = None, folder: Path = PUBLISHED, *, collected: bool = False
-) -> dict[str, Source]:
-    """The sources of `folder` by id, in the order of roles.toml; `only` selects. Raises `SpecError`, `PlanError`.
-
-    Without `only`: those that are scored, and with `collected` the others too.
-    """
+def load_sources(only: Iterable[str] | None = None, folder: Path = PUBLISHED) -> dict[str, Source]:
+    """The sources of `folder` by id, in the order of roles.toml; `only` selects. Raises `SpecError`, `PlanError`."""
     roles = read_toml(folder / "roles.toml")
     tables = {path.stem: path for path in (folder / "training").glob("*.csv")}
     if strangers := sorted(tables.keys() ^ roles.keys()):
         raise SpecError(f"roles.toml: {strangers[0]}: needs both a table in training/ and a role (got one of the two)")
-    if only is None:
-        wanted = [name for name, role in roles.items() if collected or role.get("stage") != "collected"]
-    else:
-        wanted = list(dict.fromkeys(only))
+    wanted = list(roles) if only is None else list(dict.fromkeys(only))
     for name in wanted:
         if name not in roles:
             raise PlanError(unknown_name("source", name, roles))
@@ -187,10 +178,7 @@ def load_sources(
 
 def model_of(row: Row) -> Architecture:
     """The model that a row ran: that of the zoo with the row's `model_changes`. Raises `SpecError`."""
-    model = load_model(row.model)
-    if not row.model_changes:
-        return model
-    return validated(f"{row.where}: model_changes", model.model_dump() | row.model_changes, Architecture)
+    return _changed_model(row.model, tuple(row.model_changes.items()))
 
 
 def measured(row: Row, source: Source, model: Architecture) -> float:
@@ -207,6 +195,14 @@ def measured(row: Row, source: Source, model: Architecture) -> float:
     else:
         flops = 3.0 * model.forward_flops(row.global_batch, row.seq_len, attention="full")
     return float(flops) / (row.accelerators * printed)
+
+
+@cache
+def _changed_model(name: str, changes: tuple[tuple[str, int], ...]) -> Architecture:
+    model = load_model(name)
+    if not changes:
+        return model
+    return validated(f"{name}: model_changes", model.model_dump() | dict(changes), Architecture)
 
 
 def _pair(text: str) -> tuple[str, str]:

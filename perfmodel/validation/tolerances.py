@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -23,9 +24,8 @@ RESIDUALS = Path(uncertainty.__file__).parent.parent / "data" / "residuals.toml"
 MARGIN_PERCENT = 0.5
 _HEAD = "# Written by `perfmodel validate --record`; the headline figures of the last record, in percent.\n"
 _RESIDUALS_HEAD = (
-    "# Written by `perfmodel validate --record`: ln(predicted / measured) of the validated step times.\n"
-    "# [training.SOURCE] sets the width of intervals (predict/uncertainty.py); [widened.SOURCE] rests on stacks or\n"
-    "# constants without calibration and only checks how far its intervals are widened.\n"
+    "# Written by `perfmodel validate --record`: ln(measured / predicted) of the validated step times, by class of\n"
+    "# step (predict/uncertainty.py) and source; they set the width of intervals. Rows that fixed constants stay out.\n"
 )
 
 
@@ -67,7 +67,7 @@ def record(
     spreads = _residuals_text(report.sources)
     tolerances.write_text(_HEAD + "".join(_table(id, one) for id, one in landed.items()), encoding="utf-8")
     residuals.write_text(_RESIDUALS_HEAD + spreads, encoding="utf-8")
-    uncertainty.residuals.cache_clear()
+    uncertainty.forget_residuals()
 
 
 def _next_tolerances(
@@ -101,12 +101,14 @@ def _table(id: str, one: Tolerance) -> str:
 
 
 def _residuals_text(scores: Mapping[str, SourceScore]) -> str:
-    steps = {id: one for id, one in scores.items() if one.role == "validate" and one.quantity == "step time"}
     text = ""
-    for id, one in steps.items():
-        # A stack without calibration says how much to widen, not how wide a calibrated interval is.
-        group = "widened" if any(row.widened_by for row in one.rows) else "training"
-        text += f"\n[{group}.{id}]\nrows = {one.scored}\nrms_log = {one.rms_log:.4f}\n"
-    if "[training." not in text:
-        raise PlanError("record: no validated source rests on calibrated constants alone; intervals need one")
+    for kind in uncertainty.CLASSES:
+        text += f"\n[{kind}]\n"
+        for id, one in scores.items():
+            if one.role != "validate" or one.quantity != "step time":
+                continue
+            rows = [row for row in one.rows if row.residual_class == kind and not row.calibrates]
+            logs = sorted(math.log(row.measured / row.predicted) for row in rows)
+            if logs:
+                text += f"{id} = [{', '.join(f'{value:.4f}' for value in logs)}]\n"
     return text
