@@ -26,8 +26,10 @@ def test_outputs_are_stripped(path: Path) -> None:
 @pytest.mark.heavy
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 @pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:Proactor event loop")
-def test_notebook_runs(path: Path) -> None:
+def test_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import nbformat
     from nbclient import NotebookClient
 
+    # IPython warns, and a warning is an error here, where it cannot write below the home folder.
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
     NotebookClient(nbformat.read(path, as_version=4), timeout=300, kernel_name="python3").execute()

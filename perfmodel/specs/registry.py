@@ -6,7 +6,7 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -56,11 +56,14 @@ def data_version() -> str:
 def ids(kind: str) -> list[str]:
     """The sorted ids of a kind (accelerators, clusters, hosts, efficiency, software, models). Raises `SpecError`."""
     folder = data_folder(kind)
-    if not folder.is_dir():
-        return []
-    if kind == "models":
-        return sorted(entry.parent.name for entry in folder.glob("*/config.json"))
-    return sorted(entry.stem for entry in folder.glob("*.toml"))
+    return list(_ids(folder, folder.stat().st_mtime_ns)) if folder.is_dir() else []
+
+
+@lru_cache(maxsize=64)
+def _ids(folder: Path, stamp: int) -> tuple[str, ...]:
+    """The ids in a folder as of the time at which an entry was last added or removed."""
+    found = [entry.parent.name for entry in folder.glob("*/config.json")]
+    return tuple(sorted(found or [entry.stem for entry in folder.glob("*.toml")]))
 
 
 def path_of(kind: str, id: str) -> Path:
@@ -92,6 +95,12 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise SpecError(f"{path}:{line}: not valid TOML: {error}") from None
     except RecursionError:
         raise SpecError(f"{path}: nested too deeply") from None
+
+
+@lru_cache(maxsize=256)
+def _read_unchanged(path: Path, stamp: int) -> dict[str, Any]:
+    """A description as of the time of its last change: sweeps load the same few over and over."""
+    return read_json(path) if path.suffix.lower() == ".json" else read_toml(path)
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
@@ -131,13 +140,20 @@ def load(
         label, data = word, dict(what)
     elif isinstance(what, (str, Path)):
         path = Path(what) if is_path(what) else path_of(kind, str(what))
-        data = read_json(path) if path.suffix.lower() == ".json" else read_toml(path)
-        data.setdefault("id", path.stem)
+        data = {"id": path.stem} | _read_unchanged(path, _stamp(path))
         # An id is a better name for a shipped file than the place where this machine keeps it.
         label, context = str(what), {"folder": path.parent}
     else:
         raise SpecError(f"{word}: must be an id, a path or a dict (got {type(what).__name__})")
     return validated(label, data | changes, model, context)
+
+
+def _stamp(path: Path) -> int:
+    """When a file was last changed [ns]; 0 where it is missing, so that reading it says so."""
+    try:
+        return path.stat().st_mtime_ns
+    except (OSError, ValueError):
+        return 0
 
 
 def _read_text(path: str | Path) -> str:
