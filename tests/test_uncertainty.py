@@ -71,6 +71,7 @@ def test_less_knowledge_is_never_surer() -> None:
 
     ladders = [
         [(), ("efficiency of the same architecture",), ("efficiency",), ("efficiency of another vendor",)],
+        [(), ("collectives",), ("collectives", "efficiency")],
         [(), ("software",), ("software", "efficiency"), ("software", "efficiency", "straggler_slowdown")],
     ]
     for leave_out in (None, *uncertainty.residuals()["dense"], *uncertainty.residuals()["dense-uncalibrated"]):
@@ -93,6 +94,8 @@ def test_less_knowledge_is_never_surer() -> None:
         ("dgx-h100", set()),  # int8 kernels are the A100's: a step in bf16 runs none
         ("dgx-h200", {"efficiency of the same architecture"}),
         ("dgx-v100", {"efficiency"}),
+        ("dgx-b200", {"collectives"}),
+        ("gb200-nvl72", {"efficiency of the same architecture", "collectives"}),
         ("mi300x-8", {"efficiency of another vendor"}),
     ],
 )

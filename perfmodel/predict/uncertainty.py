@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from statistics import fmean, pvariance, variance
@@ -32,9 +32,10 @@ __all__ = [
 
 _RESIDUALS = Path(__file__).parent.parent / "data" / "residuals.toml"
 _Z80 = 1.2816  # normal quantile that leaves 10 % on each side
-# What a step is, as far as its residuals differ: experts wait for routing and launches; a stack that fixed no constant
-# is mostly slower. Formats of 8 and 4 bits are no class of their own: their rows scatter like the others.
+# What a step is, as far as its residuals differ: experts wait for routing and launches; a stack that fixed no constant,
+# and an accelerator whose collectives nobody measured, are mostly slower. Formats of 8 and 4 bits are no class of their own: their rows scatter like the others.
 CLASSES = ("dense", "dense-uncalibrated", "experts")
+_UNCALIBRATED = frozenset({"software", "collectives"})
 Residuals = Mapping[str, Mapping[str, Sequence[float]]]  # [class][source] ln(measured / predicted)
 
 # Four numbers that the pools of residuals do not give, as standard deviations of ln(time).
@@ -70,9 +71,9 @@ def forget_residuals() -> None:
     residual_reach.cache_clear()
 
 
-def residual_class(*, experts: bool, calibrated: bool) -> str:
-    """The class whose residuals a prediction may expect."""
-    return "experts" if experts else "dense" if calibrated else "dense-uncalibrated"
+def residual_class(kinds: Iterable[str], *, experts: bool) -> str:
+    """The class whose residuals a prediction with warnings of these `kinds` may expect."""
+    return "experts" if experts else "dense-uncalibrated" if _UNCALIBRATED.intersection(kinds) else "dense"
 
 
 def residual_spread(leave_out: str | None = None) -> float:
@@ -132,7 +133,7 @@ def widenings(cluster: Cluster, software: Software, precision: str, notes: Seque
     """Warning records for what this prediction rests on without calibration.
 
     `notes` are those of the efficiency set: constants of another accelerator widen the interval when they are all of
-    them, or those of the step's matrix products; single borrowed kernels are part of the residuals already.
+    them, those of the step's matrix products or those of its messages; other borrowed kernels are in the residuals.
     """
     if not software.calibrated_on:
         yield {"formula": "software", "quantity": software.id, "value": precision, "valid": "no calibration of its own"}
@@ -140,7 +141,10 @@ def widenings(cluster: Cluster, software: Software, precision: str, notes: Seque
     for note in notes:
         if note.startswith((f"{accelerator.id} inherits every", f"matmul.{precision} of {accelerator.id} ")):
             yield {"formula": _borrowed(cluster), "quantity": accelerator.id, "value": note, "valid": "own tables"}
-            return
+            break
+    for note in notes:
+        if note.startswith("collective of "):
+            yield {"formula": "collectives", "quantity": accelerator.id, "value": note, "valid": "own tables"}
 
 
 def extrapolations(software: Software, accelerators: int, seq_len: int) -> Iterator[dict[str, Any]]:
@@ -158,17 +162,16 @@ def interval_of(
     `leave_out` is a source whose residuals may not be used; `experts` says that the model is a mixture of experts.
     """
     kinds = {warning.formula for warning in warnings}
-    calibrated = "software" not in kinds
-    below, above = residual_reach(residual_class(experts=experts, calibrated=calibrated), leave_out)
+    below, above = residual_reach(residual_class(kinds, experts=experts), leave_out)
     known = residual_reach("dense", leave_out)
     # A handful of residuals may not make experts or a stack without calibration surer than what is known best.
     below, above = max(below, known[0]), max(above, known[1])
-    if experts and not calibrated:
+    if experts and "software" in kinds:
         # No source shows both at once: as much slower as on dense models.
         above += max(0.0, residual_reach("dense-uncalibrated", leave_out)[1] - known[1])
     extra = math.hypot(
         max(_BORROWED.get(kind, 0.0) for kind in ("", *kinds)),
-        BEYOND if kinds - {"software", *_BORROWED} else 0.0,
+        BEYOND if kinds - {*_UNCALIBRATED, *_BORROWED} else 0.0,
     )
     slower_still = math.hypot(extra, FOREIGN_CONSTANTS if "efficiency of another vendor" in kinds else 0.0)
     below, above = math.hypot(below, _Z80 * extra), math.hypot(above, _Z80 * slower_still)

@@ -151,9 +151,7 @@ def _row_score(one: Predicted, steps: bool) -> RowScore:
     prediction = one.prediction
     kind = None
     if steps:
-        kind = residual_class(
-            experts=model_of(one.row).n_experts > 1, calibrated="software" not in prediction.widened_by
-        )
+        kind = residual_class(prediction.widened_by, experts=model_of(one.row).n_experts > 1)
     return RowScore(
         where=one.row.where,
         measured=one.measured,
