@@ -33,7 +33,8 @@ __all__ = [
 _RESIDUALS = Path(__file__).parent.parent / "data" / "residuals.toml"
 _Z80 = 1.2816  # normal quantile that leaves 10 % on each side
 # What a step is, as far as its residuals differ: experts wait for routing and launches; a stack that fixed no constant,
-# and an accelerator whose collectives nobody measured, are mostly slower. Formats of 8 and 4 bits are no class of their own: their rows scatter like the others.
+# and an accelerator whose collectives nobody measured, are mostly slower. Formats of 8 and 4 bits are no class of their
+# own: their rows scatter like the others.
 CLASSES = ("dense", "dense-uncalibrated", "experts")
 _UNCALIBRATED = frozenset({"software", "collectives"})
 Residuals = Mapping[str, Mapping[str, Sequence[float]]]  # [class][source] ln(measured / predicted)
