@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from perfmodel.calibrate.software import Rows, calibrating_rows, fit_software
-from perfmodel.predict.training import estimate_training
-from perfmodel.specs.cluster import load_cluster
 from perfmodel.specs.quantity import Quantity
 from perfmodel.specs.software import Software, load_software
+from perfmodel.validation.predictions import estimate_row
 from perfmodel.validation.runner import LEFT_OUT
-from perfmodel.validation.sources import Row, Source, measured, model_of
+from perfmodel.validation.sources import Source, measured, model_of
 
 __all__ = ["LeftOutFit", "left_out_fits", "main"]
 
@@ -63,20 +62,7 @@ def _share_without(software: str, source: Source, rows: Rows) -> tuple[float, st
 
 def _error(source: Source, software: str, stack: Software) -> float:
     rows = [row for row in source.rows if row.software == software and not row.calibrates]
-    return fmean(abs(_seconds(row, stack) / measured(row, source, model_of(row)) - 1.0) for row in rows)
-
-
-def _seconds(row: Row, stack: Software) -> float:
-    return estimate_training(
-        model_of(row),
-        load_cluster(row.cluster, accelerators=row.accelerators),
-        layout=row.layout(),
-        global_batch=row.global_batch,
-        seq_len=row.seq_len,
-        precision=row.precision,
-        software=stack,
-        optimizer=row.optimizer,
-    ).step_time_s
+    return fmean(abs(estimate_row(row, stack).step_time_s / measured(row, source, model_of(row)) - 1.0) for row in rows)
 
 
 def main() -> None:

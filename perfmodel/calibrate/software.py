@@ -15,11 +15,10 @@ from datetime import date
 import numpy as np
 from scipy.optimize import least_squares
 
-from perfmodel.predict.training import estimate_training
 from perfmodel.specs import registry
-from perfmodel.specs.cluster import load_cluster
 from perfmodel.specs.quantity import Quantity
-from perfmodel.specs.software import Software, load_software
+from perfmodel.specs.software import load_software
+from perfmodel.validation.predictions import estimate_row
 from perfmodel.validation.sources import Row, Source, load_sources, measured, model_of
 
 __all__ = ["SoftwareFit", "calibrating_rows", "fit_software", "main", "write_fit"]
@@ -64,7 +63,12 @@ def fit_software(software: str, rows: Rows) -> SoftwareFit:
     def residuals(values: np.ndarray) -> np.ndarray:
         share = Quantity(float(values[0]))
         stack = base.model_copy(update={"exposed_share": share})
-        return np.array([np.log(_seconds(row, stack) / measured(row, source, model_of(row))) for source, row in rows])
+        return np.array(
+            [
+                np.log(estimate_row(row, stack).step_time_s / measured(row, source, model_of(row)))
+                for source, row in rows
+            ]
+        )
 
     found = least_squares(residuals, [0.5], bounds=([1e-3], [1.0]))
     return SoftwareFit(
@@ -92,19 +96,6 @@ def write_fit(fit: SoftwareFit) -> None:
     named = ", ".join(f'"{source}, {count} row{"s" * (count > 1)}"' for source, count in fit.sources.items())
     text = re.sub(r"^calibrated_on = .*$", f"calibrated_on = [{named}]", text, flags=re.M)
     path.write_text(text, encoding="utf-8")
-
-
-def _seconds(row: Row, software: Software) -> float:
-    return estimate_training(
-        model_of(row),
-        load_cluster(row.cluster, accelerators=row.accelerators),
-        layout=row.layout(),
-        global_batch=row.global_batch,
-        seq_len=row.seq_len,
-        precision=row.precision,
-        software=software,
-        optimizer=row.optimizer,
-    ).step_time_s
 
 
 def main() -> None:

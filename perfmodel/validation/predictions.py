@@ -20,7 +20,16 @@ from perfmodel.specs.huggingface import load_model
 from perfmodel.specs.software import Software, load_software
 from perfmodel.validation.sources import Row, model_of
 
-__all__ = ["TABLE_4", "Prediction", "layer_phase_time", "layer_row_time", "layer_steps", "layer_times", "predict"]
+__all__ = [
+    "TABLE_4",
+    "Prediction",
+    "estimate_row",
+    "layer_phase_time",
+    "layer_row_time",
+    "layer_steps",
+    "layer_times",
+    "predict",
+]
 
 # The cases that Korthikanti et al. 2022 Table 4 times: (recompute, sequence_parallel).
 TABLE_4 = (("none", False), ("none", True), ("full", False), ("selective", False), ("selective", True))
@@ -115,7 +124,8 @@ def _phase_time(block: Layer, phase: dict[str, Cost], host_s: float, slow: float
     return all_s + slow * device_s + float(host_exposed_time(all_s, host_s))
 
 
-def _estimate(row: Row) -> TrainingEstimate:
+def estimate_row(row: Row, software: Software | None = None) -> TrainingEstimate:
+    """The prediction of a row, by its own software generation or another."""
     return estimate_training(
         model_of(row),
         load_cluster(row.cluster, accelerators=row.accelerators),
@@ -123,13 +133,13 @@ def _estimate(row: Row) -> TrainingEstimate:
         global_batch=row.global_batch,
         seq_len=row.seq_len,
         precision=row.precision,
-        software=row.software,
+        software=software or row.software,
         optimizer=row.optimizer,
     )
 
 
 def _step_time(row: Row, source_id: str) -> Prediction:
-    estimate, experts = _estimate(row), model_of(row).n_experts > 1
+    estimate, experts = estimate_row(row), model_of(row).n_experts > 1
     return Prediction(
         value=estimate.step_time_s,
         interval=interval_of(estimate.step_time_s, estimate.warnings, leave_out=source_id, experts=experts),
@@ -141,7 +151,7 @@ def _step_time(row: Row, source_id: str) -> Prediction:
 
 
 def _peak_memory(row: Row, source_id: str) -> Prediction:
-    return Prediction(_estimate(row).memory_bytes.total)
+    return Prediction(estimate_row(row).memory_bytes.total)
 
 
 def _layer_phase(row: Row, source_id: str) -> Prediction:
