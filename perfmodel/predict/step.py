@@ -16,7 +16,7 @@ from perfmodel.predict.exchanges import EXCHANGES, hidden_exchange
 from perfmodel.predict.host import Host
 from perfmodel.predict.kernels import Kernels
 from perfmodel.predict.kinds import bottleneck_parts
-from perfmodel.predict.layer import Layer, layer, matmul_backward
+from perfmodel.predict.layer import Layer, layer, matmul_backward, summed
 from perfmodel.predict.memory import Memory, peak_memory
 from perfmodel.predict.offload import offload_node
 from perfmodel.predict.recompute import recompute_flops, repeated_costs
@@ -97,8 +97,11 @@ class StepModel:
         parts = bottleneck_parts(self.model, pp)
         return layer(self.model, self.kernels, self.links, self.software, share, self.trainable, parts)
 
-    def price(self, degrees: Degrees, global_batch: int, seq_len: int) -> Step:
-        """Time, bounds and memory of one step; arrays in `degrees` give arrays."""
+    def price(self, degrees: Degrees, global_batch: int, seq_len: int, *, detail: bool = True) -> Step:
+        """Time, bounds and memory of one step; arrays in `degrees` give arrays that broadcast.
+
+        Without `detail` the tree names sums instead of operations and has no bounds: for many layouts at once.
+        """
         d = degrees
         share = d.share(seq_len, self.document_len)
         stages = place_layers(self.model.n_layers, d.pp, d.vpp, d.stage_layers)
@@ -108,7 +111,11 @@ class StepModel:
         if self.steady:
             block = block.settled(self.kernels)
         repeated = repeated_costs(self.software, block, d, stages.full)
+        repeats_all = "elementwise" in repeated
         ends = self._ends(share, block)
+        if not detail:
+            block, repeated = block.summed(), summed(repeated) if repeated else {}
+            ends = ends[0].lean(), ends[1].lean()
         if self.software.places_layers_freely and d.stage_layers is None:
             stages = relieve_head(
                 stages, self.model.n_layers, d.pp, d.vpp, ends[0].seconds / _all_of(block, repeated).seconds
@@ -118,7 +125,7 @@ class StepModel:
         device, exchanges = self._layer_terms(block, repeated, layers)
         compute = Node.of("layers", *device)
         edge = self._edge_node(ends, n_microbatches, d.pp, head_binds)
-        host = Host(self.model, self.software, self.kernels, share, _repeats_all(repeated))
+        host = Host(self.model, self.software, self.kernels, share, repeats_all)
         late = host.layer_wait_s(block) * layers + host.ends_wait_s(ends) * n_microbatches
         bubble = self._bubble(block, repeated, stages, ends, d)
         slow = straggler_slowdown(d.accelerators, self.relative_spread)
@@ -239,10 +246,6 @@ def _bounds(tree: Node, exchanges: list[Node], host_s: Number) -> tuple[Number, 
 def _all_of(block: Layer, repeated: dict[str, Cost]) -> Cost:
     """A layer and a micro-batch, all passes."""
     return total([*block.forward.values(), *block.backward.values(), *repeated.values()])
-
-
-def _repeats_all(repeated: dict[str, Cost]) -> bool:
-    return "elementwise" in repeated
 
 
 def _bottleneck(
