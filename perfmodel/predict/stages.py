@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from perfmodel.ops import ceil_div, less, maximum, minimum, where
+from perfmodel.ops import ceil, ceil_div, less, maximum, minimum, where
 from perfmodel.predict.cost import Number
 
 __all__ = ["Stages", "place_layers", "relieve_head"]
-
-_MOST_MOVED = 8
-"""Layers that a pipeline layout takes from the last stage at most; heavier heads stand nearly alone."""
-
 
 @dataclass(frozen=True, slots=True)
 class Stages:
@@ -48,14 +44,16 @@ def relieve_head(stages: Stages, n_layers: int, pp: Number, vpp: Number, head_la
     shortens the slowest one. Stages of one chunk whose layers divide need no such layout and are left even.
     """
     others = maximum(pp - 1.0, 1.0)
-    # 0 where there is one chunk a stage and no slot is left over.
+    # 0 where there is one chunk a stage and no slot is left over: such stages are left even.
     needed = (vpp - 1.0) + (stages.full * pp - n_layers)
+    movable = minimum(needed, pp - 1.0)
+    # Where the head's stage and the others would take equally long, if layers could be cut; whole layers lie beside it.
+    level = -ceil((others * head_layers - n_layers) / pp)
     best, best_slowest = stages, maximum(stages.full, stages.last + head_layers)
-    for moved in range(1, _MOST_MOVED + 1):
-        last = maximum(stages.last - moved, 0.0)
+    for step in (-1.0, 0.0, 1.0):
+        last = minimum(maximum(level + step, 0.0), stages.last)
         full = ceil_div(n_layers - last, others)
-        slowest = where(less(pp, 2), best_slowest, maximum(full, last + head_layers))
-        slowest = where(less(needed, 0.5), best_slowest, slowest)
+        slowest = where(less(movable, 0.5), best_slowest, maximum(full, last + head_layers))
         better = less(slowest, best_slowest)
         best = Stages(
             where(better, full, best.full),

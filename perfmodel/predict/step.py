@@ -97,19 +97,25 @@ class StepModel:
         parts = bottleneck_parts(self.model, pp)
         return layer(self.model, self.kernels, self.links, self.software, share, self.trainable, parts)
 
-    def price(self, degrees: Degrees, global_batch: int, seq_len: int, *, detail: bool = True) -> Step:
+    def load(self, share: Share, pp: Number) -> Layer:
+        """The mean layer of the stage that sets the pace, in the lasting load of a step."""
+        block = self.layer(share, pp)
+        return block.settled(self.kernels) if self.steady else block
+
+    def price(
+        self, degrees: Degrees, global_batch: int, seq_len: int, *, detail: bool = True, block: Layer | None = None
+    ) -> Step:
         """Time, bounds and memory of one step; arrays in `degrees` give arrays that broadcast.
 
-        Without `detail` the tree names sums instead of operations and has no bounds: for many layouts at once.
+        Without `detail` the tree names sums instead of operations and has no bounds: for many layouts at once. `block`
+        is what `load` gives for the shares of these degrees, where the caller has it already.
         """
         d = degrees
         share = d.share(seq_len, self.document_len)
         stages = place_layers(self.model.n_layers, d.pp, d.vpp, d.stage_layers)
         n_microbatches = global_batch / (d.dp * d.micro_batch)
         weights = Weights(self.model, self.software, d, self.dtype, self.optimizer, self.trainable)
-        block = self.layer(share, d.pp)
-        if self.steady:
-            block = block.settled(self.kernels)
+        block = block or self.load(share, d.pp)
         repeated = repeated_costs(self.software, block, d, stages.full)
         repeats_all = "elementwise" in repeated
         ends = self._ends(share, block)
