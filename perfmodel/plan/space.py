@@ -1,10 +1,14 @@
-"""The space of training layouts: which degrees go together, and by which rule the others fall out."""
+"""The space of training layouts as axes that broadcast: which degrees go together, and which rule drops the others.
+
+Degrees are arrays of one axis each (tensor, context, expert parallelism, chunks, micro-batch, pipeline), so a formula of
+two of them is evaluated on their product alone and only the step itself on all.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,30 +20,85 @@ from perfmodel.specs.architecture import Architecture
 __all__ = ["Block", "Space", "training_space"]
 
 Column = NDArray[np.float64]
-MAX_TP, MAX_VPP, MAX_MICRO_BATCH = 64, 12, 16
+Mask = NDArray[np.bool_]
+MAX_TP, MAX_CP, MAX_VPP, MAX_MICRO_BATCH = 64, 16, 12, 16
+REPLICAS = (2, 4, 8, 16, 32, 64)
+"""Groups that each hold all shards of the states, where ZeRO does not cut them over all of data parallelism."""
+LEAST_CP_TOKENS = 4096
+"""A rank's part of a sequence below which context parallelism only adds messages."""
+_AXES = ("replicas", "tp", "cp", "ep", "etp", "vpp", "micro_batch", "pp")
+_DEGREES = _AXES[1:]
 
 
 @dataclass(frozen=True)
 class Block:
-    """Candidates that share their switches; one row of `degrees` each."""
+    """Candidates that share their switches: degrees that broadcast to the shape of `allowed`."""
 
     degrees: Degrees
+    allowed: Mask
 
-    def layout(self, row: int) -> ParallelLayout:
-        """The layout of one row."""
-        d = self.degrees
-        tp, pp, dp, vpp, micro_batch = (int(column[row]) for column in (d.tp, d.pp, d.dp, d.vpp, d.micro_batch))
-        return ParallelLayout(
-            tp=tp,
-            pp=pp,
-            dp=dp,
-            vpp=vpp,
-            micro_batch=micro_batch,
-            zero_stage=d.zero_stage,
-            sequence_parallel=d.sequence_parallel,
-            recompute=d.recompute,
-            schedule="interleaved" if vpp > 1 else "1f1b",
-        )
+    @property
+    def size(self) -> int:
+        """Candidates that no rule dropped."""
+        return int(self.allowed.sum())
+
+    @property
+    def candidates(self) -> NDArray[np.int64]:
+        """Positions, in the flattened shape, of the candidates that no rule dropped."""
+        return np.flatnonzero(self.allowed)
+
+    def cropped(self) -> Block:
+        """Without the values of every axis that no candidate uses."""
+        block = self
+        for axis in range(self.allowed.ndim):
+            others = tuple(i for i in range(self.allowed.ndim) if i != axis)
+            used = np.flatnonzero(block.allowed.any(axis=others))
+            if len(used) < block.allowed.shape[axis]:
+                block = block.taken(axis, used)
+        return block
+
+    def chunks(self, cells: int) -> Iterator[Block]:
+        """Parts of at most `cells` positions where the pipeline axis can be cut that far."""
+        parts = min(-(-self.allowed.size // cells), self.allowed.shape[-1])
+        for part in np.array_split(np.arange(self.allowed.shape[-1]), parts):
+            yield self.taken(self.allowed.ndim - 1, part) if parts > 1 else self
+
+    def taken(self, axis: int, positions: NDArray[np.int64]) -> Block:
+        """The block at some positions of one axis."""
+        columns = {name: getattr(self.degrees, name) for name in (*_DEGREES, "dp", "shards")}
+        changed = {
+            name: column.take(positions, axis) for name, column in columns.items() if column.shape[axis] > 1
+        }
+        return Block(replace(self.degrees, **changed), self.allowed.take(positions, axis))
+
+    def picked(self, positions: NDArray[np.int64]) -> Degrees:
+        """The degrees of some candidates, by their positions in the flattened shape, as columns."""
+        shape = self.allowed.shape
+        columns = {
+            name: np.broadcast_to(getattr(self.degrees, name), shape)[np.unravel_index(positions, shape)]
+            for name in (*_DEGREES, "dp", "shards")
+        }
+        return replace(self.degrees, **columns)
+
+    def layout(self, position: int) -> ParallelLayout:
+        """The layout at a position of the flattened shape."""
+        return layout_of(self.picked(np.array([position])), 0)
+
+
+def layout_of(d: Degrees, row: int) -> ParallelLayout:
+    """The layout of one row of columns of degrees."""
+    numbers = {name: int(getattr(d, name)[row]) for name in (*_DEGREES, "dp")}
+    shards = int(d.shards[row]) // numbers["cp"]
+    layers = None if d.recompute_layers is None else int(np.asarray(d.recompute_layers)[row])
+    return ParallelLayout(
+        **numbers,
+        zero_stage=d.zero_stage,
+        dp_shard=None if shards == numbers["dp"] else shards,
+        sequence_parallel=d.sequence_parallel,
+        recompute=d.recompute,
+        recompute_layers=layers,
+        schedule="interleaved" if numbers["vpp"] > 1 else "1f1b",
+    )
 
 
 @dataclass(frozen=True)
@@ -53,90 +112,127 @@ class Space:
     @property
     def priced(self) -> int:
         """Candidates that remain to be priced."""
-        return sum(len(block.degrees.tp) for block in self.blocks)
+        return sum(block.size for block in self.blocks)
 
 
 def training_space(
     model: Architecture, accelerators: int, global_batch: int, seq_len: int, recomputes: tuple[str, ...] = RECOMPUTE
 ) -> Space:
-    """Enumerate layouts of `model` on at most `accelerators`, over tp, pp, dp, vpp, micro-batch and all switches.
+    """Layouts of `model` on at most `accelerators`, over all degrees, micro-batches and switches.
 
-    `dp` takes the largest divisor of the batch that the accelerators left over by `tp * pp` allow, so a batch that
-    does not divide leaves accelerators idle rather than the space empty.
+    `dp` takes the largest divisor of the batch that the accelerators left over allow, so a batch that does not divide
+    leaves accelerators idle rather than the space empty.
     """
     pruned: Counter[str] = Counter()
-    rows = list(_degree_rows(model, accelerators, global_batch, pruned))
-    columns = np.array(rows, dtype=np.float64).reshape(-1, 5).T
-    switches = [(r, z, s) for r in recomputes for z in (0, 1, 2, 3) for s in (False, True)]
-    candidates = (len(rows) + sum(pruned.values())) * len(switches)
-    removed = Counter({rule: count * len(switches) for rule, count in pruned.items()})
-    blocks = []
-    for recompute, zero_stage, sequence_parallel in switches:
-        tp, pp, dp, *_ = columns
-        keep = np.ones(len(tp), dtype=bool)
-        if sequence_parallel:
-            keep = _drop(keep, tp > 1, "sequence parallelism without tensor parallelism is the same layout", removed)
-            keep = _drop(keep, seq_len % tp == 0, "tp does not divide seq_len", removed)
-        if zero_stage:
-            keep = _drop(keep, dp > 1, "ZeRO without data parallelism is the same layout", removed)
-        if zero_stage >= 2:
-            keep = _drop(keep, pp == 1, "ZeRO-2 and 3 re-communicate for every micro-batch of a pipeline", removed)
-        if keep.any():
-            kept = [column[keep] for column in columns]
-            blocks.append(Block(_degrees(kept, zero_stage, sequence_parallel, recompute)))
-    return Space(tuple(blocks), candidates, dict(removed))
+    blocks: list[Block] = []
+    candidates = 0
+    # Stages of one chunk may have any number of micro-batches, so they fill a grid of their own more densely.
+    for chunks in ([1], list(range(2, MAX_VPP + 1))):
+        for replicas in ([1], [1, *REPLICAS]):
+            axes = _axes(model, accelerators, global_batch, seq_len, chunks, replicas)
+            room = np.floor(accelerators / (axes["tp"] * axes["cp"] * axes["pp"]))
+            dp = _largest_divisor(global_batch, room)  # 0 where nothing is left over: such candidates are dropped
+            allowed, removed = _allowed(model, accelerators, global_batch, axes, room, dp)
+            zero_stages = (0,) if len(replicas) == 1 else (1, 2, 3)
+            switches = [(r, z, s) for r in recomputes for z in zero_stages for s in (False, True)]
+            candidates += allowed.size * len(switches)
+            pruned.update({rule: count * len(switches) for rule, count in removed.items()})
+            for recompute, zero_stage, sequence_parallel in switches:
+                keep = allowed
+                for rule, passes in _switch_rules(axes, dp, seq_len, zero_stage, sequence_parallel):
+                    keep = _drop(keep, passes, rule, pruned)
+                if keep.any():
+                    degrees = Degrees(
+                        **{name: axes[name] for name in _DEGREES},
+                        dp=np.maximum(dp, 1.0),
+                        shards=np.maximum(dp / axes["replicas"], 1.0) * axes["cp"],
+                        zero_stage=zero_stage,
+                        sequence_parallel=sequence_parallel,
+                        recompute=recompute,
+                    )
+                    blocks.append(Block(degrees, keep).cropped())
+    return Space(tuple(blocks), candidates, {rule: n for rule, n in pruned.items() if n})
 
 
-def _degrees(columns: list[Column], zero_stage: int, sequence_parallel: bool, recompute: str) -> Degrees:
-    tp, pp, dp, vpp, micro_batch = columns
-    return Degrees(
-        tp,
-        pp,
-        dp,
-        vpp,
-        micro_batch,
-        dp,
-        zero_stage=zero_stage,
-        sequence_parallel=sequence_parallel,
-        recompute=recompute,
+def _axes(
+    model: Architecture, accelerators: int, global_batch: int, seq_len: int, chunks: list[int], replicas: list[int]
+) -> dict[str, Column]:
+    ffs = [model.d_ff] if model.experts is None else [model.d_ff, model.experts.shared_d_ff or model.d_ff]
+    tensor = [
+        tp
+        for tp in _divisors(model.n_heads)
+        if tp <= min(MAX_TP, accelerators)
+        and all(ff % tp == 0 for ff in ffs)
+        and (model.n_kv_heads % tp == 0 or tp % model.n_kv_heads == 0)
+    ]
+    context = [cp for cp in _divisors(seq_len) if cp == 1 or (cp <= MAX_CP and seq_len // cp >= LEAST_CP_TOKENS)]
+    values = {
+        "replicas": replicas,
+        "tp": tensor,
+        "cp": context,
+        "ep": _divisors(model.n_experts),
+        "etp": [1],
+        "vpp": chunks,
+        "micro_batch": [b for b in _divisors(global_batch) if b <= MAX_MICRO_BATCH],
+        "pp": list(range(1, min(model.n_layers, accelerators) + 1)),
+    }
+    shapes = np.eye(len(_AXES), dtype=int)
+    return {
+        name: np.array(values[name], dtype=np.float64).reshape(np.where(shapes[i], len(values[name]), 1))
+        for i, name in enumerate(_AXES)
+    }
+
+
+def _largest_divisor(number: int, limit: Column) -> Column:
+    """The largest divisor of `number` that is at most `limit`, 0 where that is below 1."""
+    divisors = np.array([0, *_divisors(number)], dtype=np.float64)
+    found: Column = divisors[np.searchsorted(divisors, limit, side="right") - 1]
+    return found
+
+
+def _allowed(
+    model: Architecture, accelerators: int, global_batch: int, axes: dict[str, Column], room: Column, dp: Column
+) -> tuple[Mask, Counter[str]]:
+    replicas, tp, cp, ep, etp, vpp, micro_batch, pp = (axes[name] for name in _AXES)
+    keep = np.ones(np.broadcast_shapes(*(axis.shape for axis in axes.values())), dtype=bool)
+    removed: Counter[str] = Counter()
+    sequences = global_batch / np.maximum(dp, 1.0)
+    rules = (
+        ("more accelerators than there are", room >= 1),
+        ("leaves half of the accelerators idle", (2 * tp * cp * pp * dp > accelerators) | (accelerators == 1)),
+        ("more chunks than layers", vpp * pp <= model.n_layers + VOCABULARY_CHUNKS),
+        ("chunks without a pipeline", (vpp == 1) | (pp > 1)),
+        ("micro-batch does not divide a replica's sequences", sequences % micro_batch == 0),
+        ("interleaving needs micro-batches in multiples of pp", (vpp == 1) | (sequences / micro_batch % pp == 0)),
+        ("replicas do not divide dp", (replicas == 1) | ((dp % replicas == 0) & (dp > replicas))),
+        ("ep does not divide dp * cp * tp", (dp * cp * tp) % (ep * etp) == 0),
     )
+    for rule, passes in rules:
+        keep = _drop(keep, passes, rule, removed)
+    return keep, removed
 
 
-def _drop(keep: NDArray[np.bool_], passes: NDArray[np.bool_], rule: str, removed: Counter[str]) -> NDArray[np.bool_]:
-    removed[rule] += int((keep & ~passes).sum())
-    return keep & passes
+def _switch_rules(
+    axes: dict[str, Column], dp: Column, seq_len: int, zero_stage: int, sequence_parallel: bool
+) -> list[tuple[str, Mask]]:
+    tp, cp, pp = axes["tp"], axes["cp"], axes["pp"]
+    rules: list[tuple[str, Mask]] = []
+    if sequence_parallel:
+        rules.append(("sequence parallelism without tensor parallelism is the same layout", tp > 1))
+        rules.append(("tp * cp does not divide seq_len", seq_len % (tp * cp) == 0))
+    else:
+        rules.append(("experts under tensor parallelism need sequence parallelism", (tp == 1) | (axes["ep"] == 1)))
+    if zero_stage:
+        rules.append(("ZeRO without data parallelism is the same layout", dp * cp > 1))
+    if zero_stage >= 2:
+        rules.append(("ZeRO-2 and 3 re-communicate for every micro-batch of a pipeline", pp == 1))
+    return rules
 
 
-def _degree_rows(
-    model: Architecture, accelerators: int, global_batch: int, pruned: Counter[str]
-) -> Iterator[tuple[int, int, int, int, int]]:
-    batch_divisors = _divisors(global_batch)
-    for tp in _divisors(model.n_heads):
-        if tp > min(MAX_TP, accelerators):
-            continue
-        if model.d_ff % tp or (model.n_kv_heads % tp and tp % model.n_kv_heads):
-            pruned["tp does not divide the heads or the MLP"] += 1
-            continue
-        for pp in range(1, min(model.n_layers, accelerators // tp) + 1):
-            room = accelerators // (tp * pp)
-            dp = max(d for d in batch_divisors if d <= room)
-            if tp * pp * dp <= accelerators // 2 and accelerators > 1:
-                pruned["leaves half of the accelerators idle"] += 1
-                continue
-            yield from _chunk_rows(model, tp, pp, dp, global_batch // dp, pruned)
-
-
-def _chunk_rows(
-    model: Architecture, tp: int, pp: int, dp: int, sequences: int, pruned: Counter[str]
-) -> Iterator[tuple[int, int, int, int, int]]:
-    for vpp in range(1, min((model.n_layers + VOCABULARY_CHUNKS) // pp, MAX_VPP if pp > 1 else 1) + 1):
-        for micro_batch in _divisors(sequences):
-            if micro_batch > MAX_MICRO_BATCH:
-                break
-            if vpp > 1 and (sequences // micro_batch) % pp:
-                pruned["interleaving needs micro-batches in multiples of pp"] += 1
-                continue
-            yield tp, pp, dp, vpp, micro_batch
+def _drop(keep: Mask, passes: Mask, rule: str, removed: Counter[str]) -> Mask:
+    left: Mask = keep & passes
+    removed[rule] += int(keep.sum()) - int(left.sum())
+    return left
 
 
 def _divisors(number: int) -> list[int]:
