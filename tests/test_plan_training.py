@@ -30,8 +30,8 @@ def test_plan_equals_brute_force_over_scalars(cluster, objective: str) -> None:
     best = min(
         getattr(estimate, key)
         for block in space.blocks
-        for row in range(len(block.degrees.tp))
-        for estimate in [pm.estimate_training("megatron-7.5b", cluster, layout=block.layout(row), **SMALL)]
+        for row in block.candidates
+        for estimate in [pm.estimate_training("megatron-7.5b", cluster, layout=block.layout(int(row)), **SMALL)]
         if estimate.memory_bytes.total <= limit
     )
     assert getattr(plan.prediction, key) == pytest.approx(best, rel=1e-12, abs=0)

@@ -26,6 +26,10 @@ REPLICAS = (2, 4, 8, 16, 32, 64)
 """Groups that each hold all shards of the states, where ZeRO does not cut them over all of data parallelism."""
 LEAST_CP_TOKENS = 4096
 """A rank's part of a sequence below which context parallelism only adds messages."""
+OVERLAP_RULE = "without overlap a step is never faster and needs no less memory"
+GPIPE_RULE = "gpipe takes as long as 1f1b and needs no less memory"
+GROUP_CELLS = 6000
+"""Cells that are priced in the time that a group of them costs whatever its size."""
 _AXES = ("replicas", "tp", "cp", "ep", "etp", "vpp", "micro_batch", "pp")
 _DEGREES = _AXES[1:]
 
@@ -57,6 +61,20 @@ class Block:
                 block = block.taken(axis, used)
         return block
 
+    def dense(self) -> list[Block]:
+        """Parts whose grids hold few candidates that a rule dropped; every candidate is in one of them."""
+        return [self._of(part) for part in _split(np.stack(np.nonzero(self.allowed)))]
+
+    def _of(self, coordinates: NDArray[np.int64]) -> Block:
+        """The block of some candidates alone."""
+        block, mask = self, np.zeros_like(self.allowed)
+        mask[tuple(coordinates)] = True
+        for axis, line in enumerate(coordinates):
+            used = np.unique(line)
+            if len(used) < mask.shape[axis]:
+                block, mask = block.taken(axis, used), mask.take(used, axis)
+        return Block(block.degrees, mask)
+
     def chunks(self, cells: int) -> Iterator[Block]:
         """Parts of at most `cells` positions where the pipeline axis can be cut that far."""
         parts = min(-(-self.allowed.size // cells), self.allowed.shape[-1])
@@ -78,7 +96,14 @@ class Block:
             name: np.broadcast_to(getattr(self.degrees, name), shape)[np.unravel_index(positions, shape)]
             for name in (*_DEGREES, "dp", "shards")
         }
+        repeated = self.degrees.recompute_layers
+        if repeated is not None:
+            columns["recompute_layers"] = np.broadcast_to(repeated, shape)[np.unravel_index(positions, shape)]
         return replace(self.degrees, **columns)
+
+    def recomputing(self, recompute: str) -> Block:
+        """The same candidates with another recomputation."""
+        return replace(self, degrees=replace(self.degrees, recompute=recompute))
 
     def layout(self, position: int) -> ParallelLayout:
         """The layout at a position of the flattened shape."""
@@ -134,13 +159,14 @@ def training_space(
             dp = _largest_divisor(global_batch, room)  # 0 where nothing is left over: such candidates are dropped
             allowed, removed = _allowed(model, accelerators, global_batch, axes, room, dp)
             zero_stages = (0,) if len(replicas) == 1 else (1, 2, 3)
-            switches = [(r, z, s) for r in recomputes for z in zero_stages for s in (False, True)]
-            candidates += allowed.size * len(switches)
-            pruned.update({rule: count * len(switches) for rule, count in removed.items()})
-            for recompute, zero_stage, sequence_parallel in switches:
+            switches = [(z, s) for z in zero_stages for s in (False, True)]
+            candidates += allowed.size * len(switches) * len(recomputes)
+            for zero_stage, sequence_parallel in switches:
+                counts = Counter(removed)
                 keep = allowed
                 for rule, passes in _switch_rules(axes, dp, seq_len, zero_stage, sequence_parallel):
-                    keep = _drop(keep, passes, rule, pruned)
+                    keep = _drop(keep, passes, rule, counts)
+                pruned.update({rule: count * len(recomputes) for rule, count in counts.items()})
                 if keep.any():
                     degrees = Degrees(
                         **{name: axes[name] for name in _DEGREES},
@@ -148,10 +174,22 @@ def training_space(
                         shards=np.maximum(dp / axes["replicas"], 1.0) * axes["cp"],
                         zero_stage=zero_stage,
                         sequence_parallel=sequence_parallel,
-                        recompute=recompute,
                     )
-                    blocks.append(Block(degrees, keep).cropped())
-    return Space(tuple(blocks), candidates, {rule: n for rule, n in pruned.items() if n})
+                    parts = Block(degrees, keep).cropped().dense()
+                    blocks += [part.recomputing(recompute) for recompute in recomputes for part in parts]
+    dominated = _dominated(blocks)
+    pruned.update(dominated)
+    return Space(tuple(blocks), candidates + sum(dominated.values()), {rule: n for rule, n in pruned.items() if n})
+
+
+def _dominated(blocks: list[Block]) -> dict[str, int]:
+    """Twins of candidates that differ in a switch that never helps, by the rule that says so; they are never built.
+
+    Without overlap every transfer is seen whole, of which overlap leaves at most a part; memory is the same. GPipe has
+    the bubble of 1F1B and holds all micro-batches where 1F1B holds at most as many as there are stages.
+    """
+    pipelines = sum(int((block.allowed & (block.degrees.pp > 1) & (block.degrees.vpp < 2)).sum()) for block in blocks)
+    return {OVERLAP_RULE: sum(block.size for block in blocks), GPIPE_RULE: pipelines}
 
 
 def _axes(
@@ -188,6 +226,28 @@ def _largest_divisor(number: int, limit: Column) -> Column:
     divisors = np.array([0, *_divisors(number)], dtype=np.float64)
     found: Column = divisors[np.searchsorted(divisors, limit, side="right") - 1]
     return found
+
+
+def _split(coordinates: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Candidates in groups, by the values of one axis after another, while that saves more cells than a group costs."""
+    used = [len(np.unique(line)) for line in coordinates]
+    cost, axis = min((_split_cost(coordinates, i), i) for i in range(len(coordinates)))
+    if cost > 0.9 * (GROUP_CELLS + np.prod(used)):
+        return [coordinates]
+    line = coordinates[axis]
+    return [part for value in np.unique(line) for part in _split(coordinates[:, line == value])]
+
+
+def _split_cost(coordinates: NDArray[np.int64], axis: int) -> float:
+    """Cells, and what the groups cost beside them, after a split by the values of an axis."""
+    values, line = np.unique(coordinates[axis], return_inverse=True)
+    cells = np.ones(len(values))
+    for other, positions in enumerate(coordinates):
+        if other != axis:
+            width = int(positions.max()) + 1
+            met = np.bincount(line * width + positions, minlength=len(values) * width) > 0
+            cells *= met.reshape(len(values), width).sum(axis=1)
+    return float(cells.sum() + GROUP_CELLS * len(values))
 
 
 def _allowed(
