@@ -70,8 +70,11 @@ _SCENARIO = (
     Option("tokens", "number", "tokens of the whole run (15.6e12): adds days, USD and kWh", low=0),
 )
 _SEARCH = (
-    Option("objective", "text", "what to make least", choices=("time", "cost", "energy"), default="time"),
+    Option("objective", "text", "what to make least", choices=("time", "cost", "energy", "memory"), default="time"),
     Option("memory_margin", "number", "share of the memory to leave free, e.g. 0.1", low=0, high=1),
+    Option("max_watts", "number", "mean power of all accelerators at most [W]", low=0),
+    Option("max_usd", "number", "price of the whole run at most (needs --tokens)", low=0),
+    Option("max_days", "number", "length of the whole run at most (needs --tokens)", low=0),
     Option("top", "whole", "how many alternatives to list", low=1),
 )
 LAYOUT = (

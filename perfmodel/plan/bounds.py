@@ -6,11 +6,11 @@ from typing import Any
 
 from perfmodel.formulas.cost import energy_j
 from perfmodel.ops import less, where
-from perfmodel.predict.layer import Layer
+from perfmodel.predict.cost import total
 from perfmodel.predict.degrees import Degrees
+from perfmodel.predict.layer import Layer
 from perfmodel.predict.recompute import repeated_costs
 from perfmodel.predict.training import TrainingTask, step_cost_usd
-from perfmodel.predict.cost import total
 from perfmodel.predict.weights import Weights
 
 __all__ = ["least"]

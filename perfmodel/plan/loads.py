@@ -33,10 +33,8 @@ class Loads:
                 self._whole[sequence_parallel] = self._costed(task, blocks)
 
     def _costed(self, task: TrainingTask, blocks: list[Degrees]) -> tuple[dict[str, Any], Layer]:
-        axes = {
-            name: np.unique(np.concatenate([np.ravel(getattr(d, name)) for d in blocks])) for name in _AXIS
-        }
-        shaped = {
+        axes = {name: np.unique(np.concatenate([np.ravel(getattr(d, name)) for d in blocks])) for name in _AXIS}
+        shaped: dict[str, Any] = {
             name: values.reshape([-1 if i == _AXIS[name] else 1 for i in range(8)]) for name, values in axes.items()
         }
         share = replace(blocks[0], **shaped).share(task.seq_len, task.steps.document_len)
@@ -72,7 +70,5 @@ def _mapped(layer: Layer, of: Any, *, lean: bool = False) -> Layer:
         one = one.lean() if lean else one
         return Cost(of(one.seconds), 0.0, 0.0, of(one.compute_s), 0.0, 0.0)
 
-    forward, backward = (
-        {name: cost(one) for name, one in phase.items()} for phase in (layer.forward, layer.backward)
-    )
+    forward, backward = ({name: cost(one) for name, one in phase.items()} for phase in (layer.forward, layer.backward))
     return Layer(forward, backward, of(layer.slowdown))

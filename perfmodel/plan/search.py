@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,25 +13,16 @@ from numpy.typing import NDArray
 from perfmodel.plan.bounds import least
 from perfmodel.plan.limits import Limit
 from perfmodel.plan.loads import Loads
-from perfmodel.plan.space import Block, Space
-from perfmodel.predict.cost import Number
-from perfmodel.predict.degrees import Degrees
+from perfmodel.plan.partial import refined
+from perfmodel.plan.pricing import COLUMNS, OBJECTIVES, REACH, Kept, Query, price
+from perfmodel.plan.space import PARTIAL_RULE, Block, Space
 from perfmodel.predict.layout import ParallelLayout
-from perfmodel.predict.step import Step
-from perfmodel.predict.training import TrainingTask, step_cost_usd, step_energy_j
+from perfmodel.predict.training import TrainingTask
 
-__all__ = ["BOUND_MEMORY", "BOUND_OBJECTIVE", "OBJECTIVES", "Found", "Nearest", "search"]
+__all__ = ["OBJECTIVES", "Found", "Nearest", "search"]
 
-OBJECTIVES = {"time": "step_time_s", "cost": "cost_usd", "energy": "energy_j", "memory": "memory_bytes"}
-COLUMNS = ("step_time_s", "memory_bytes", "cost_usd", "energy_j")
-BOUND_MEMORY = "bound: weights and optimizer alone exceed the memory"
-BOUND_OBJECTIVE = "bound: at its best far behind a candidate that fits"
-REACH = 1.5
-"""Candidates whose bound is this far above the best are left unpriced: no frontier that a reader wants is there."""
 CELLS = 1 << 16
 """Positions that are priced at once: few enough for memory, enough for NumPy."""
-KEPT = 512
-"""Candidates of a block that are kept: the frontier that a reader sees lies far within."""
 ROUNDS = (2, 6)
 """Blocks that are priced before the best value found so far is looked at again, and again; then all others."""
 
@@ -65,46 +54,20 @@ class Found:
         return self.blocks[int(self.block[index])].layout(int(self.position[index]))
 
 
-@dataclass(frozen=True)
-class Query:
-    """What is asked: candidates of least `objective` within `limits`; `bounds` may leave candidates unpriced."""
-
-    task: TrainingTask
-    objective: str
-    limits: tuple[Limit, ...]
-    bounds: bool = True
-
-    @property
-    def column(self) -> str:
-        """The column that is least."""
-        return OBJECTIVES[self.objective]
-
-
-@dataclass
-class Kept:
-    """What one block leaves behind; `needs` is, per limit, the least that a candidate within the limits before needs."""
-
-    block: Block
-    columns: NDArray[np.float64]
-    position: NDArray[np.int64]
-    priced: int = 0
-    fitting: int = 0
-    pruned: Counter[str] = field(default_factory=Counter)
-    needs: list[tuple[float, int]] = field(default_factory=list)
-
-    @property
-    def fits(self) -> bool:
-        """Whether any candidate is within the limits."""
-        return self.fitting > 0
-
-
 def search(
-    task: TrainingTask, space: Space, objective: str, limits: tuple[Limit, ...], *, bounds: bool = True
+    task: TrainingTask,
+    space: Space,
+    objective: str,
+    limits: tuple[Limit, ...],
+    *,
+    bounds: bool = True,
+    partial: bool = True,
 ) -> Found:
     """Candidates within `limits`, those of least `objective` first; equal ones by time, memory, order of the space.
 
     With `bounds`, candidates that cannot fit or cannot come near the best are counted and left unpriced; the best one
-    is the same. Where nothing fits all are priced, to say what is nearest.
+    is the same. Where nothing fits all are priced, to say what is nearest. `partial` adds layouts that recompute some
+    layers of a stage.
     """
     query = Query(task, objective, limits, bounds)
     loads = Loads(task, space)
@@ -113,7 +76,9 @@ def search(
         kept = _bounded(query, chunks, loads, pool) if bounds else []
         if not any(one.fits for one in kept):
             kept = list(pool.map(lambda chunk: price(query, chunk, loads), chunks))
-    return gathered(query, kept)
+    if partial and any(one.fits for one in kept):
+        kept += refined(query, kept, min(_best(query, one) for one in kept))
+    return _gathered(query, kept, space.partial)
 
 
 def cores() -> int:
@@ -151,79 +116,9 @@ def _floor(query: Query, block: Block, loads: Loads) -> tuple[NDArray[np.float64
     return floor, float(floor.min())
 
 
-def price(
-    query: Query, block: Block, loads: Loads, floor: NDArray[np.float64] | None = None, limit: float = np.inf
-) -> Kept:
-    """Price the candidates of a block whose `floor` is below `limit`, and keep the best within all limits."""
-    pruned: Counter[str] = Counter()
-    if floor is not None:
-        keep = floor <= limit
-        keep &= np.isfinite(floor)
-        pruned[BOUND_MEMORY] = block.size - int(np.isfinite(floor[block.allowed]).sum())
-        pruned[BOUND_OBJECTIVE] = block.size - int(keep.sum()) - pruned[BOUND_MEMORY]
-        if not keep.any():
-            return Kept(block, np.zeros((len(COLUMNS), 0)), np.zeros(0, dtype=np.int64), pruned=pruned)
-        block = Block(block.degrees, keep).cropped()
-    kept = keep_best(query, block, step_of(query.task, block.degrees, loads.of(block)))
-    kept.pruned.update(pruned)
-    return kept
-
-
-def step_of(task: TrainingTask, degrees: Degrees, layers: Any = None) -> Step:
-    """Sums of a step for arrays of degrees."""
-    return task.steps.price(degrees, task.global_batch, task.seq_len, detail=False, block=layers)
-
-
-def keep_best(query: Query, block: Block, step: Step) -> Kept:
-    """The candidates of a priced block that are within the limits, at most `KEPT` of the best."""
-    shape, positions = block.allowed.shape, block.candidates
-    of = columns_of(query.task, block.degrees, step)
-
-    def at(values: Any, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
-        return np.broadcast_to(values, shape).reshape(-1)[chosen]
-
-    # Time, memory and cost of every candidate exist from here on: this is what "priced" counts.
-    for column in COLUMNS[:3]:
-        of(column)
-    kept = Kept(block, np.zeros((len(COLUMNS), 0)), positions, priced=len(positions))
-    fits = positions
-    for limit in query.limits:
-        values = at(limit.needs(of), fits)
-        if len(fits):
-            lowest = int(values.argmin())
-            kept.needs.append((float(values[lowest]), int(fits[lowest])))
-        passes = values <= limit.most
-        kept.pruned[limit.rule] += len(fits) - int(passes.sum())
-        fits = fits[passes]
-    kept.fitting = len(fits)
-    if len(fits) > KEPT:
-        fits = fits[np.argpartition(at(of(query.column), fits), KEPT - 1)[:KEPT]]
-    kept.position = fits
-    kept.columns = np.stack([at(of(column), fits) for column in COLUMNS])
-    return kept
-
-
-def columns_of(task: TrainingTask, degrees: Degrees, step: Step) -> Callable[[str], Number]:
-    """Columns of a priced step by name, each computed when it is first asked for."""
-    makers: dict[str, Callable[[], Number]] = {
-        "step_time_s": lambda: step.seconds,
-        "memory_bytes": lambda: step.memory.total,
-        "cost_usd": lambda: step_cost_usd(task, degrees.accelerators, step.seconds),
-        "energy_j": lambda: step_energy_j(task, degrees.accelerators, step),
-    }
-    known: dict[str, Number] = {}
-
-    def of(name: str) -> Number:
-        if name not in known:
-            known[name] = makers[name]()
-        return known[name]
-
-    return of
-
-
-def gathered(query: Query, kept: Iterable[Kept]) -> Found:
+def _gathered(query: Query, kept: list[Kept], partial: int) -> Found:
     """What blocks left behind as one table, best first."""
-    kept = list(kept)
+    repeating = sum(one.priced for one in kept if one.block.degrees.recompute_layers is not None)
     columns = np.concatenate([one.columns for one in kept], axis=1) if kept else np.zeros((len(COLUMNS), 0))
     named = dict(zip(COLUMNS, columns, strict=True))
     order = np.lexsort((named["memory_bytes"], named["step_time_s"], named[query.column]))
@@ -234,7 +129,7 @@ def gathered(query: Query, kept: Iterable[Kept]) -> Found:
         position=np.concatenate([one.position for one in kept])[order] if kept else np.zeros(0, dtype=np.int64),
         priced=sum(one.priced for one in kept),
         fitting=sum(one.fitting for one in kept),
-        pruned=dict(sum((one.pruned for one in kept), Counter())),
+        pruned={PARTIAL_RULE: partial - repeating} | dict(sum((one.pruned for one in kept), Counter())),
         nearest=None if any(one.fits for one in kept) else _nearest(query, kept),
     )
 

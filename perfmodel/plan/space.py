@@ -1,7 +1,7 @@
 """The space of training layouts as axes that broadcast: which degrees go together, and which rule drops the others.
 
-Degrees are arrays of one axis each (tensor, context, expert parallelism, chunks, micro-batch, pipeline), so a formula of
-two of them is evaluated on their product alone and only the step itself on all.
+Degrees are arrays of one axis each (tensor, context, expert parallelism, chunks, micro-batch, pipeline), so a formula
+of two of them is evaluated on their product alone and only the step itself on all.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from perfmodel.ops import ceil_div
 from perfmodel.predict.degrees import Degrees
 from perfmodel.predict.layout import RECOMPUTE, VOCABULARY_CHUNKS, ParallelLayout
 from perfmodel.specs.architecture import Architecture
@@ -28,6 +29,7 @@ LEAST_CP_TOKENS = 4096
 """A rank's part of a sequence below which context parallelism only adds messages."""
 OVERLAP_RULE = "without overlap a step is never faster and needs no less memory"
 GPIPE_RULE = "gpipe takes as long as 1f1b and needs no less memory"
+PARTIAL_RULE = "bound: recomputing some of the layers cannot be better"
 GROUP_CELLS = 6000
 """Cells that are priced in the time that a group of them costs whatever its size."""
 _AXES = ("replicas", "tp", "cp", "ep", "etp", "vpp", "micro_batch", "pp")
@@ -84,9 +86,7 @@ class Block:
     def taken(self, axis: int, positions: NDArray[np.int64]) -> Block:
         """The block at some positions of one axis."""
         columns = {name: getattr(self.degrees, name) for name in (*_DEGREES, "dp", "shards")}
-        changed = {
-            name: column.take(positions, axis) for name, column in columns.items() if column.shape[axis] > 1
-        }
+        changed = {name: column.take(positions, axis) for name, column in columns.items() if column.shape[axis] > 1}
         return Block(replace(self.degrees, **changed), self.allowed.take(positions, axis))
 
     def picked(self, positions: NDArray[np.int64]) -> Degrees:
@@ -133,6 +133,8 @@ class Space:
     blocks: tuple[Block, ...]
     candidates: int
     pruned: dict[str, int]
+    partial: int = 0
+    """Candidates beyond those of the blocks: layouts that recompute some layers of a stage, each number of them."""
 
     @property
     def priced(self) -> int:
@@ -179,7 +181,19 @@ def training_space(
                     blocks += [part.recomputing(recompute) for recompute in recomputes for part in parts]
     dominated = _dominated(blocks)
     pruned.update(dominated)
-    return Space(tuple(blocks), candidates + sum(dominated.values()), {rule: n for rule, n in pruned.items() if n})
+    partial = _partial(model.n_layers, blocks) if "full" in recomputes else 0
+    candidates += sum(dominated.values()) + partial
+    return Space(tuple(blocks), candidates, {rule: n for rule, n in pruned.items() if n}, partial)
+
+
+def _partial(n_layers: int, blocks: list[Block]) -> int:
+    """Numbers of layers of a stage that are neither none nor all."""
+    found = 0.0
+    for block in blocks:
+        d = block.degrees
+        if d.recompute == "none":
+            found += float(((ceil_div(n_layers, d.pp * d.vpp) * d.vpp - 1.0) * block.allowed).sum())
+    return int(found)
 
 
 def _dominated(blocks: list[Block]) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""`plan_training`: price every layout of the space as arrays, keep what is within the limits, and explain the choice."""
+"""`plan_training`: price the space of layouts as arrays, keep what is within the limits, explain the choice."""
 
 from __future__ import annotations
 
