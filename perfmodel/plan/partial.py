@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,14 +53,13 @@ def _columns(blocks: list[Block], positions: NDArray[np.int64]) -> list[Degrees]
         one = block.picked(np.array([position]))
         groups.setdefault((one.zero_stage, one.sequence_parallel), []).append(one)
     names = ("tp", "pp", "dp", "vpp", "micro_batch", "shards", "cp", "ep", "etp")
-    return [
-        replace(
-            group[0],
-            **{name: np.concatenate([getattr(one, name) for one in group])[:, None] for name in names},
-            recompute="full",
-        )
-        for group in groups.values()
-    ]
+    found = []
+    for group in groups.values():
+        columns: dict[str, Any] = {
+            name: np.concatenate([getattr(one, name) for one in group])[:, None] for name in names
+        }
+        found.append(replace(group[0], **columns, recompute="full"))
+    return found
 
 
 def _numbers(query: Query, degrees: Degrees) -> list[Kept]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,7 +93,7 @@ class Block:
     def picked(self, positions: NDArray[np.int64]) -> Degrees:
         """The degrees of some candidates, by their positions in the flattened shape, as columns."""
         shape = self.allowed.shape
-        columns = {
+        columns: dict[str, Any] = {
             name: np.broadcast_to(getattr(self.degrees, name), shape)[np.unravel_index(positions, shape)]
             for name in (*_DEGREES, "dp", "shards")
         }
@@ -170,8 +171,9 @@ def training_space(
                     keep = _drop(keep, passes, rule, counts)
                 pruned.update({rule: count * len(recomputes) for rule, count in counts.items()})
                 if keep.any():
+                    varied: dict[str, Any] = {name: axes[name] for name in _DEGREES}
                     degrees = Degrees(
-                        **{name: axes[name] for name in _DEGREES},
+                        **varied,
                         dp=np.maximum(dp, 1.0),
                         shards=np.maximum(dp / axes["replicas"], 1.0) * axes["cp"],
                         zero_stage=zero_stage,
