@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from perfmodel.ops import ceil, ceil_div, less, maximum, minimum, where
 from perfmodel.predict.cost import Number
 
 __all__ = ["Stages", "place_layers", "relieve_head"]
+
 
 @dataclass(frozen=True, slots=True)
 class Stages:
@@ -17,6 +20,20 @@ class Stages:
     first: Number
     last: Number
     average: Number
+
+    def compact(self) -> Stages:
+        """Without the axes along which nothing differs: what follows from the stages is then computed once for them."""
+        return Stages(*(_compact(getattr(self, name)) for name in self.__dataclass_fields__))
+
+
+def _compact(layers: Number) -> Number:
+    if not isinstance(layers, np.ndarray):
+        return layers
+    for axis in range(layers.ndim):
+        first = layers.take([0], axis) if layers.shape[axis] > 1 else layers
+        if first is not layers and (layers == first).all():
+            layers = first
+    return layers
 
 
 def place_layers(n_layers: int, pp: Number, vpp: Number, stage_layers: tuple[int, ...] | None = None) -> Stages:

@@ -126,6 +126,7 @@ class StepModel:
             stages = relieve_head(
                 stages, self.model.n_layers, d.pp, d.vpp, ends[0].seconds / _all_of(block, repeated).seconds
             )
+        stages = stages if detail else stages.compact()
         slots, head_binds = _bottleneck(stages, block, repeated, ends)
         layers = n_microbatches * slots
         device, exchanges = self._layer_terms(block, repeated, layers)
