@@ -15,7 +15,7 @@ from perfmodel.predict.degrees import Degrees
 
 __all__ = ["refined"]
 
-BATCH = 256
+BATCH = 1024
 """Layouts whose numbers of layers are priced before the best value is looked at again."""
 
 
@@ -40,26 +40,26 @@ def refined(query: Query, found: list[Kept], best: float) -> list[Kept]:
             rows = rows[value[rows] < best]
         if not len(rows):
             break
-        for degrees in _columns([found[i].block for i in source[rows]], position[rows]):
+        for degrees in _columns(found, source[rows], position[rows]):
             kept += _numbers(query, degrees)
         best = min([best, *(float(one.columns[COLUMNS.index(query.column)].min()) for one in kept if one.fits)])
     return kept
 
 
-def _columns(blocks: list[Block], positions: NDArray[np.int64]) -> list[Degrees]:
+def _columns(found: list[Kept], source: NDArray[np.int64], position: NDArray[np.int64]) -> list[Degrees]:
     """Candidates that share their switches, as columns of degrees with full recomputation."""
     groups: dict[tuple[int, bool], list[Degrees]] = {}
-    for block, position in zip(blocks, positions, strict=True):
-        one = block.picked(np.array([position]))
-        groups.setdefault((one.zero_stage, one.sequence_parallel), []).append(one)
+    for i in np.unique(source):
+        some = found[int(i)].block.picked(position[source == i])
+        groups.setdefault((some.zero_stage, some.sequence_parallel), []).append(some)
     names = ("tp", "pp", "dp", "vpp", "micro_batch", "shards", "cp", "ep", "etp")
-    found = []
+    joined = []
     for group in groups.values():
         columns: dict[str, Any] = {
             name: np.concatenate([getattr(one, name) for one in group])[:, None] for name in names
         }
-        found.append(replace(group[0], **columns, recompute="full"))
-    return found
+        joined.append(replace(group[0], **columns, recompute="full"))
+    return joined
 
 
 def _numbers(query: Query, degrees: Degrees) -> list[Kept]:
