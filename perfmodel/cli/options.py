@@ -83,8 +83,11 @@ _TRAINED = (
     Option("packing", "text", "documents padded to seq_len, or packed into it", choices=("padded", "packed")),
 )
 _SEARCH = (
-    Option("objective", "text", "what to make least", choices=("time", "cost", "energy"), default="time"),
+    Option("objective", "text", "what to make least", choices=("time", "cost", "energy", "memory"), default="time"),
     Option("memory_margin", "number", "share of the memory to leave free, e.g. 0.1", low=0, high=1),
+    Option("max_watts", "number", "mean power of all accelerators at most [W]", low=0),
+    Option("max_usd", "number", "price of the whole run at most (needs --tokens)", low=0),
+    Option("max_days", "number", "length of the whole run at most (needs --tokens)", low=0),
     Option("top", "whole", "how many alternatives to list", low=1),
 )
 LAYOUT = (

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from perfmodel._version import __version__
+from perfmodel.plan.limits import limits_of
+from perfmodel.plan.search import search
 from perfmodel.plan.space import training_space
-from perfmodel.plan.training import plan_training, price_space
+from perfmodel.plan.training import plan_training
 from perfmodel.predict.training import degrees_of, training_task
 from perfmodel.specs.cluster import load_cluster
 
@@ -20,8 +22,9 @@ def bench_training(repeats: int = 5) -> dict[str, Any]:
     cluster = load_cluster("dgx-h100", 16384)
     task = training_task("llama-3.1-405b", cluster, global_batch=2048, seq_len=8192)
     space = training_space(task.model, 16384, 2048, 8192)
-    array_s = _best(lambda: price_space(task, space), repeats)
-    sample = [space.blocks[-1].layout(row) for row in range(0, len(space.blocks[-1].degrees.tp), 7)][:200]
+    limits = limits_of(task, float(cluster.accelerator.capacity_bytes), None, None, None)
+    array_s = _best(lambda: search(task, space, "time", limits, bounds=False, partial=False), repeats)
+    sample = [space.blocks[-1].layout(int(position)) for position in space.blocks[-1].candidates[::7]][:200]
     degrees = [degrees_of(layout, task.model.n_layers) for layout in sample]
     loop_s = _best(lambda: [task.steps.price(one, 2048, 8192) for one in degrees], repeats)
     plan_s = _best(lambda: plan_training("llama-3.1-405b", cluster, global_batch=2048, seq_len=8192), repeats)

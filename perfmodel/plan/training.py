@@ -1,8 +1,7 @@
-"""`plan_training`: price every layout of the space as arrays, keep what fits, and explain the choice."""
+"""`plan_training`: price the space of layouts as arrays, keep what is within the limits, explain the choice."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,51 +9,22 @@ from numpy.typing import NDArray
 
 from perfmodel._version import __version__
 from perfmodel.errors import OutOfRangeError, PlanError, unknown_name
+from perfmodel.plan.limits import Limit, limits_of
+from perfmodel.plan.reasons import reasons
 from perfmodel.plan.records import Alternative, Certificate, Constraint, TrainingPlan
+from perfmodel.plan.search import OBJECTIVES, Found, search
 from perfmodel.plan.sensitivity import step_sensitivities
-from perfmodel.plan.space import Block, Space, training_space
+from perfmodel.plan.space import Space, training_space
 from perfmodel.predict.layout import ParallelLayout
 from perfmodel.predict.records import TrainingEstimate
-from perfmodel.predict.training import (
-    ClusterLike,
-    ModelLike,
-    TrainingTask,
-    degrees_of,
-    describe,
-    step_cost_usd,
-    step_energy_j,
-    training_task,
-)
+from perfmodel.predict.training import ClusterLike, ModelLike, TrainingTask, degrees_of, describe, training_task
 from perfmodel.predict.uncertainty import residual_spread
 from perfmodel.specs.registry import data_version
 from perfmodel.specs.software import Software
 
-__all__ = ["OBJECTIVES", "PricedSpace", "plan_training", "price_space"]
+__all__ = ["OBJECTIVES", "plan_training"]
 
-OBJECTIVES = ("time", "cost", "energy")
 DEFAULT_MEMORY_MARGIN = 0.05
-
-
-@dataclass(frozen=True)
-class PricedSpace:
-    """Columns over every priced candidate, in the order of the space's blocks."""
-
-    space: Space
-    step_time_s: NDArray[np.float64]
-    memory_bytes: NDArray[np.float64]
-    cost_usd: NDArray[np.float64]
-    energy_j: NDArray[np.float64]
-    accelerators: NDArray[np.float64]
-    block: NDArray[np.int64]
-    row: NDArray[np.int64]
-
-    def layout(self, index: int) -> ParallelLayout:
-        """The layout of one candidate."""
-        return self.space.blocks[int(self.block[index])].layout(int(self.row[index]))
-
-    def objective(self, name: str) -> NDArray[np.float64]:
-        """The column that is minimised."""
-        return {"time": self.step_time_s, "cost": self.cost_usd, "energy": self.energy_j}[name]
 
 
 def plan_training(
@@ -69,12 +39,16 @@ def plan_training(
     optimizer: str = "adam-mixed",
     tokens: float | None = None,
     memory_margin: float = DEFAULT_MEMORY_MARGIN,
+    max_watts: float | None = None,
+    max_usd: float | None = None,
+    max_days: float | None = None,
     top: int = 8,
 ) -> TrainingPlan:
-    """The layout of least `objective` ("time", "cost" or "energy") whose memory leaves `memory_margin` free.
+    """The layout of least `objective` ("time", "cost", "energy" or "memory") that leaves `memory_margin` free.
 
-    Raises `SpecError` or `PlanError` for bad input; when nothing fits the plan says so (`feasible`,
-    `infeasible_because`) and nothing is raised.
+    `max_watts` limits the mean power of all accelerators used, `max_usd` and `max_days` a run of `tokens`. Raises
+    `SpecError` or `PlanError` for bad input; when nothing fits the plan says so (`feasible`, `infeasible_because`) and
+    nothing is raised.
     """
     if objective not in OBJECTIVES:
         raise PlanError(unknown_name("objective", objective, OBJECTIVES))
@@ -92,18 +66,28 @@ def plan_training(
         optimizer=optimizer,
         tokens=tokens,
     )
-    priced = price_space(task)
-    capacity = float(task.cluster.accelerator.capacity_bytes)
-    limit = capacity * (1.0 - memory_margin)
-    request = task.request() | {"objective": objective, "memory_margin": memory_margin, "top": top}
-    fits = np.flatnonzero(priced.memory_bytes <= limit)
-    certificate = _certificate(priced, fits, objective)
-    if not len(fits):
-        return _infeasible(task, request, certificate, priced, limit)
-    best = fits[_rank(priced, fits, objective)[0]]
-    layout = priced.layout(int(best))
+    memory = float(task.cluster.accelerator.capacity_bytes) * (1.0 - memory_margin)
+    limits = limits_of(task, memory, max_watts, max_usd, max_days)
+    given = {"max_watts": max_watts, "max_usd": max_usd, "max_days": max_days}
+    request = task.request() | {"objective": objective, "memory_margin": memory_margin, "top": top} | given
+    space = training_space(task.model, task.cluster.accelerators, task.global_batch, task.seq_len)
+    found = search(task, space, objective, limits)
+    certificate = _certificate(space, found, objective)
+    if not found.fitting:
+        return _infeasible(task, request, certificate, space, found, limits)
+    return _feasible(task, request, certificate, found, limits, top)
+
+
+def _feasible(
+    task: TrainingTask,
+    request: dict[str, Any],
+    certificate: Certificate,
+    found: Found,
+    limits: tuple[Limit, ...],
+    top: int,
+) -> TrainingPlan:
+    layout = found.layout(0)
     prediction = _described(task, layout)
-    total = prediction.memory_bytes.total
     return TrainingPlan(
         perfmodel_version=__version__,
         data_version=data_version(),
@@ -111,13 +95,53 @@ def plan_training(
         feasible=True,
         decision={"layout": layout.model_dump(mode="json"), "accelerators_used": layout.accelerators},
         prediction=prediction,
-        constraints=(Constraint(name="memory_bytes", limit=limit, value=total, slack=limit - total),),
-        alternatives=_alternatives(task, priced, fits, int(best), objective, top),
+        constraints=tuple(_constraint(limit, _needs(limit, prediction)) for limit in limits),
+        alternatives=_alternatives(task, found, top),
         certificate=certificate,
         sensitivities=step_sensitivities(task, layout),
         infeasible_because=(),
         sources=prediction.sources,
     )
+
+
+def _infeasible(
+    task: TrainingTask,
+    request: dict[str, Any],
+    certificate: Certificate,
+    space: Space,
+    found: Found,
+    limits: tuple[Limit, ...],
+) -> TrainingPlan:
+    nearest = found.nearest
+    return TrainingPlan(
+        perfmodel_version=__version__,
+        data_version=data_version(),
+        request=request,
+        feasible=False,
+        decision=None,
+        prediction=None,
+        constraints=() if nearest is None else (_constraint(nearest.limit, nearest.value),),
+        alternatives=(),
+        certificate=certificate,
+        sensitivities=(),
+        infeasible_because=tuple(reasons(task, space, found, limits)),
+        sources=(),
+    )
+
+
+def _constraint(limit: Limit, value: float) -> Constraint:
+    return Constraint(name=limit.name, limit=limit.most, value=value, slack=limit.most - value)
+
+
+def _needs(limit: Limit, prediction: TrainingEstimate) -> float:
+    """What a described layout needs of a limit."""
+    columns = {
+        "step_time_s": prediction.step_time_s,
+        "memory_bytes": prediction.memory_bytes.total,
+        "cost_usd": prediction.cost_usd_per_step,
+        "energy_j": prediction.energy_j_per_step,
+    }
+    return float(limit.needs(columns.__getitem__))
 
 
 def _described(task: TrainingTask, layout: ParallelLayout) -> TrainingEstimate:
@@ -126,72 +150,31 @@ def _described(task: TrainingTask, layout: ParallelLayout) -> TrainingEstimate:
     return describe(task, layout, task.steps.price(degrees, task.global_batch, task.seq_len))
 
 
-def price_space(task: TrainingTask, space: Space | None = None) -> PricedSpace:
-    """Step time, memory, cost and energy of every candidate, block by block as float64 arrays."""
-    if space is None:
-        space = training_space(task.model, task.cluster.accelerators, task.global_batch, task.seq_len)
-    parts = [_price_block(task, block) for block in space.blocks]
-    columns = [np.concatenate([part[i] for part in parts]) if parts else np.zeros(0) for i in range(5)]
-    sizes = [len(block.degrees.tp) for block in space.blocks]
-    return PricedSpace(
-        space=space,
-        step_time_s=columns[0],
-        memory_bytes=columns[1],
-        cost_usd=columns[2],
-        energy_j=columns[3],
-        accelerators=columns[4],
-        block=np.repeat(np.arange(len(sizes)), sizes),
-        row=np.concatenate([np.arange(size) for size in sizes]) if sizes else np.zeros(0, dtype=np.int64),
-    )
-
-
-def _price_block(task: TrainingTask, block: Block) -> tuple[NDArray[np.float64], ...]:
-    degrees = block.degrees
-    step = task.steps.price(degrees, task.global_batch, task.seq_len)
-    columns = (
-        step.seconds,
-        step.memory.total,
-        step_cost_usd(task, degrees.accelerators, step.seconds),
-        step_energy_j(task, degrees.accelerators, step),
-        degrees.accelerators,
-    )
-    return tuple(np.broadcast_to(np.asarray(column, dtype=np.float64), degrees.tp.shape) for column in columns)
-
-
-def _rank(priced: PricedSpace, rows: NDArray[np.int64], objective: str) -> NDArray[np.int64]:
-    """Order of `rows` by objective; equal values by time, then memory, then the order of the space."""
-    keys = (priced.memory_bytes[rows], priced.step_time_s[rows], priced.objective(objective)[rows])
-    return np.lexsort(keys)
-
-
-def _certificate(priced: PricedSpace, fits: NDArray[np.int64], objective: str) -> Certificate:
-    pruned = dict(priced.space.pruned) | {"memory": int(priced.space.priced - len(fits))}
-    bound = float(priced.objective(objective)[fits].min()) if len(fits) else None
+def _certificate(space: Space, found: Found, objective: str) -> Certificate:
+    fits = found.fitting > 0
     return Certificate(
-        method="every candidate of the space priced as arrays",
-        optimal=bool(len(fits)),
-        bound=bound,
-        gap=0.0 if len(fits) else None,
-        candidates=priced.space.candidates,
-        priced=priced.space.priced,
-        pruned=pruned,
+        method="every candidate of the space priced as arrays, or left out by a named rule or an admissible bound",
+        optimal=fits,
+        bound=float(found.columns[OBJECTIVES[objective]][0]) if fits else None,
+        gap=0.0 if fits else None,
+        candidates=space.candidates,
+        priced=found.priced,
+        pruned=space.pruned | {"memory": 0} | found.pruned,
     )
 
 
-def _alternatives(
-    task: TrainingTask, priced: PricedSpace, fits: NDArray[np.int64], best: int, objective: str, top: int
-) -> tuple[Alternative, ...]:
+def _alternatives(task: TrainingTask, found: Found, top: int) -> tuple[Alternative, ...]:
     """Layouts tied with the best inside the model's own interval, and the frontier of time against memory and cost."""
-    order = fits[_rank(priced, fits, objective)]
-    frontier = _pareto(np.stack([priced.step_time_s, priced.memory_bytes, priced.cost_usd])[:, order])
-    chosen = _distinct(priced, order[frontier][1:], best)[:top]
+    columns = found.columns
+    frontier = _pareto(np.stack([columns["step_time_s"], columns["memory_bytes"], columns["cost_usd"]]))
+    chosen = _distinct(columns, frontier[frontier != 0])[:top]
     # What is uncertain about hardware and software is common to all layouts; only the residual spread tells them apart.
-    reach = float(priced.step_time_s[best]) * (1.0 + residual_spread())
-    found = []
+    reach = float(columns["step_time_s"][0]) * (1.0 + residual_spread())
+    alternatives = []
     for index in chosen:
-        layout = priced.layout(int(index))
+        layout = found.layout(index)
         estimate = _described(task, layout)
-        found.append(
+        alternatives.append(
             Alternative(
                 layout=layout.model_dump(mode="json"),
                 step_time_s=estimate.step_time_s,
@@ -204,19 +187,16 @@ def _alternatives(
                 tied=estimate.step_time_s <= reach,
             )
         )
-    return tuple(found)
+    return tuple(alternatives)
 
 
-def _distinct(priced: PricedSpace, rows: NDArray[np.int64], best: int) -> list[int]:
+def _distinct(columns: dict[str, NDArray[np.float64]], rows: NDArray[np.int64]) -> list[int]:
     """Leave out rows that a reader could not tell from one shown already (within 0.1 % in time and memory)."""
-    shown = [best]
+    time_s, memory = columns["step_time_s"], columns["memory_bytes"]
+    shown = [0]
     for row in rows:
-        differs = all(
-            abs(priced.step_time_s[row] / priced.step_time_s[other] - 1) > 1e-3
-            or abs(priced.memory_bytes[row] / priced.memory_bytes[other] - 1) > 1e-3
-            for other in shown
-        )
-        if differs:
+        differs = (np.abs(time_s[row] / time_s[shown] - 1) > 1e-3) | (np.abs(memory[row] / memory[shown] - 1) > 1e-3)
+        if differs.all():
             shown.append(int(row))
     return shown[1:]
 
@@ -230,70 +210,3 @@ def _pareto(columns: NDArray[np.float64]) -> NDArray[np.int64]:
         if not kept or not (columns[:, kept] <= point[:, None]).all(axis=0).any():
             kept.append(int(position))
     return np.array(kept, dtype=np.int64)
-
-
-def _infeasible(
-    task: TrainingTask, request: dict[str, Any], certificate: Certificate, priced: PricedSpace, limit: float
-) -> TrainingPlan:
-    return TrainingPlan(
-        perfmodel_version=__version__,
-        data_version=data_version(),
-        request=request,
-        feasible=False,
-        decision=None,
-        prediction=None,
-        constraints=_memory_constraint(priced, limit),
-        alternatives=(),
-        certificate=certificate,
-        sensitivities=(),
-        infeasible_because=tuple(_reasons(task, priced, limit)),
-        sources=(),
-    )
-
-
-def _memory_constraint(priced: PricedSpace, limit: float) -> tuple[Constraint, ...]:
-    if not len(priced.memory_bytes):
-        return ()
-    least = float(priced.memory_bytes.min())
-    return (Constraint(name="memory_bytes", limit=limit, value=least, slack=limit - least),)
-
-
-def _reasons(task: TrainingTask, priced: PricedSpace, limit: float) -> list[str]:
-    """The tightest constraint, by how much it is missed, and what would fit."""
-    if not len(priced.memory_bytes):
-        rules = "; ".join(f"{rule}: {count}" for rule, count in priced.space.pruned.items() if count)
-        return [f"no layout passes the rules of the space ({rules or 'none enumerated'})"]
-    index = int(priced.memory_bytes.argmin())
-    layout = priced.layout(index)
-    least = float(priced.memory_bytes[index])
-    reasons = [
-        f"memory: the leanest layout (tp {layout.tp}, pp {layout.pp}, dp {layout.dp}, micro-batch "
-        f"{layout.micro_batch}, ZeRO-{layout.zero_stage}, recompute {layout.recompute}) needs {least / 1e9:.1f} GB, "
-        f"{limit / 1e9:.1f} GB are allowed of {float(task.cluster.accelerator.capacity_bytes) / 1e9:.1f}"
-    ]
-    enough = _accelerators_that_fit(task, limit)
-    if enough is not None:
-        reasons.append(f"would fit: {enough} accelerators of the same kind")
-    reasons.append(f"would fit: an accelerator with {least / limit:.2f} times the memory")
-    return reasons
-
-
-def _accelerators_that_fit(task: TrainingTask, limit: float) -> int | None:
-    """The smallest doubling of the cluster on which something fits."""
-    for doubling in range(1, 9):
-        accelerators = task.cluster.accelerators * 2**doubling
-        if task.cluster.tiers[-1].domain_accelerators is not None:
-            return None
-        larger = training_task(
-            task.model,
-            task.cluster.model_copy(update={"accelerators": accelerators}),
-            global_batch=task.global_batch,
-            seq_len=task.seq_len,
-            precision=task.precision,
-            software=task.software,
-            optimizer=task.optimizer,
-        )
-        memory = price_space(larger).memory_bytes
-        if len(memory) and memory.min() <= limit:
-            return accelerators
-    return None

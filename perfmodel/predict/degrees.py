@@ -31,7 +31,7 @@ class Degrees:
     sequence_parallel: bool = False
     recompute: str = "none"
     recompute_modules: tuple[str, ...] = ()
-    recompute_layers: float | None = None
+    recompute_layers: Number | None = None
     stage_layers: tuple[int, ...] | None = None
     offload_share: float = 0.0
     gpipe: bool = False

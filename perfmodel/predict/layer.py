@@ -21,7 +21,7 @@ from perfmodel.specs.architecture import Architecture
 from perfmodel.specs.blocks import LayerKind, Product
 from perfmodel.specs.software import Software
 
-__all__ = ["Layer", "layer", "matmul_backward"]
+__all__ = ["Layer", "layer", "matmul_backward", "summed"]
 
 Costs = Mapping[str, Cost]
 _OTHERS = (*EXCHANGES, "attention_core", "elementwise")
@@ -49,6 +49,10 @@ class Layer:
         )
         return Layer(forward, backward, slowdown)
 
+    def summed(self) -> Layer:
+        """The same layer with `summed` phases."""
+        return Layer(summed(self.forward), summed(self.backward), self.slowdown)
+
     def device(self, phase: Costs) -> Cost:
         """Everything of a phase that runs on the accelerator's cores and memory."""
         return total(cost for name, cost in phase.items() if name not in EXCHANGES)
@@ -70,6 +74,12 @@ def layer(
     return Layer(
         _mean([(one.forward, part) for one, part in found]), _mean([(one.backward, part) for one, part in found])
     )
+
+
+def summed(phase: Costs) -> dict[str, Cost]:
+    """One lean operation for the device and one for each exchange instead of all operations."""
+    device = total(cost.lean() for name, cost in phase.items() if name not in EXCHANGES)
+    return {"device": device} | {name: phase[name].lean() for name in EXCHANGES if name in phase}
 
 
 def _mean(phases: list[tuple[dict[str, Cost], Number]]) -> dict[str, Cost]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from perfmodel.ops import ceil_div, less, maximum, minimum, where
+import numpy as np
+
+from perfmodel.ops import ceil, ceil_div, less, maximum, minimum, where
 from perfmodel.predict.cost import Number
 
 __all__ = ["Stages", "place_layers", "relieve_head"]
-
-_MOST_MOVED = 8
-"""Layers that a pipeline layout takes from the last stage at most; heavier heads stand nearly alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +20,20 @@ class Stages:
     first: Number
     last: Number
     average: Number
+
+    def compact(self) -> Stages:
+        """Without the axes along which nothing differs: what follows from the stages is then computed once for them."""
+        return Stages(*(_compact(getattr(self, name)) for name in self.__dataclass_fields__))
+
+
+def _compact(layers: Number) -> Number:
+    if not isinstance(layers, np.ndarray):
+        return layers
+    for axis in range(layers.ndim):
+        first = layers.take([0], axis) if layers.shape[axis] > 1 else layers
+        if first is not layers and (layers == first).all():
+            layers = first
+    return layers
 
 
 def place_layers(n_layers: int, pp: Number, vpp: Number, stage_layers: tuple[int, ...] | None = None) -> Stages:
@@ -48,14 +61,16 @@ def relieve_head(stages: Stages, n_layers: int, pp: Number, vpp: Number, head_la
     shortens the slowest one. Stages of one chunk whose layers divide need no such layout and are left even.
     """
     others = maximum(pp - 1.0, 1.0)
-    # 0 where there is one chunk a stage and no slot is left over.
+    # 0 where there is one chunk a stage and no slot is left over: such stages are left even.
     needed = (vpp - 1.0) + (stages.full * pp - n_layers)
+    movable = minimum(needed, pp - 1.0)
+    # Where the head's stage and the others would take equally long, if layers could be cut; whole layers lie beside it.
+    level = -ceil((others * head_layers - n_layers) / pp)
     best, best_slowest = stages, maximum(stages.full, stages.last + head_layers)
-    for moved in range(1, _MOST_MOVED + 1):
-        last = maximum(stages.last - moved, 0.0)
+    for step in (-1.0, 0.0, 1.0):
+        last = minimum(maximum(level + step, 0.0), stages.last)
         full = ceil_div(n_layers - last, others)
-        slowest = where(less(pp, 2), best_slowest, maximum(full, last + head_layers))
-        slowest = where(less(needed, 0.5), best_slowest, slowest)
+        slowest = where(less(movable, 0.5), best_slowest, maximum(full, last + head_layers))
         better = less(slowest, best_slowest)
         best = Stages(
             where(better, full, best.full),

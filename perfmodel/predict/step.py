@@ -16,7 +16,7 @@ from perfmodel.predict.exchanges import EXCHANGES, hidden_exchange
 from perfmodel.predict.host import Host
 from perfmodel.predict.kernels import Kernels
 from perfmodel.predict.kinds import bottleneck_parts
-from perfmodel.predict.layer import Layer, layer, matmul_backward
+from perfmodel.predict.layer import Layer, layer, matmul_backward, summed
 from perfmodel.predict.memory import Memory, peak_memory
 from perfmodel.predict.offload import offload_node
 from perfmodel.predict.recompute import recompute_flops, repeated_costs, repeated_share
@@ -97,22 +97,35 @@ class StepModel:
         parts = bottleneck_parts(self.model, pp)
         return layer(self.model, self.kernels, self.links, self.software, share, self.trainable, parts)
 
-    def price(self, degrees: Degrees, global_batch: int, seq_len: int) -> Step:
-        """Time, bounds and memory of one step; arrays in `degrees` give arrays."""
+    def load(self, share: Share, pp: Number) -> Layer:
+        """The mean layer of the stage that sets the pace, in the lasting load of a step."""
+        block = self.layer(share, pp)
+        return block.settled(self.kernels) if self.steady else block
+
+    def price(
+        self, degrees: Degrees, global_batch: int, seq_len: int, *, detail: bool = True, block: Layer | None = None
+    ) -> Step:
+        """Time, bounds and memory of one step; arrays in `degrees` give arrays that broadcast.
+
+        Without `detail` the tree names sums instead of operations and has no bounds: for many layouts at once. `block`
+        is what `load` gives for the shares of these degrees, where the caller has it already.
+        """
         d = degrees
         share = d.share(seq_len, self.document_len)
         stages = place_layers(self.model.n_layers, d.pp, d.vpp, d.stage_layers)
         n_microbatches = global_batch / (d.dp * d.micro_batch)
         weights = Weights(self.model, self.software, d, self.dtype, self.optimizer, self.trainable)
-        block = self.layer(share, d.pp)
-        if self.steady:
-            block = block.settled(self.kernels)
+        block = block or self.load(share, d.pp)
         repeated = repeated_costs(self.software, block, d, stages.full)
         ends = self._ends(share, block)
+        if not detail:
+            block, repeated = block.summed(), summed(repeated) if repeated else {}
+            ends = ends[0].lean(), ends[1].lean()
         if self.software.places_layers_freely and d.stage_layers is None:
             stages = relieve_head(
                 stages, self.model.n_layers, d.pp, d.vpp, ends[0].seconds / _all_of(block, repeated).seconds
             )
+        stages = stages if detail else stages.compact()
         slots, head_binds = _bottleneck(stages, block, repeated, ends)
         layers = n_microbatches * slots
         device, exchanges = self._layer_terms(block, repeated, layers)

@@ -1,0 +1,72 @@
+"""Why nothing fits, by how much, and what would."""
+
+from __future__ import annotations
+
+from perfmodel.plan.limits import Limit
+from perfmodel.plan.search import Found, Nearest, search
+from perfmodel.plan.space import Space, training_space
+from perfmodel.predict.training import TrainingTask, training_task
+
+__all__ = ["reasons"]
+
+
+def reasons(task: TrainingTask, space: Space, found: Found, limits: tuple[Limit, ...]) -> list[str]:
+    """The tightest limit, by how much it is missed, and what would be enough."""
+    nearest = found.nearest
+    if nearest is None:
+        rules = "; ".join(f"{rule}: {count}" for rule, count in space.pruned.items() if count)
+        return [f"no layout passes the rules of the space ({rules or 'none enumerated'})"]
+    if nearest.limit.name != "memory_bytes":
+        return _beyond(nearest, limits)
+    allowed = nearest.limit.most
+    capacity = float(task.cluster.accelerator.capacity_bytes)
+    said = [
+        f"memory: the leanest layout ({_named(nearest)}) needs {nearest.value / 1e9:.1f} GB, "
+        f"{allowed / 1e9:.1f} GB are allowed of {capacity / 1e9:.1f}"
+    ]
+    enough = _accelerators_that_fit(task, limits[0])
+    if enough is not None:
+        said.append(f"would fit: {enough[0]} accelerators of the same kind would need {enough[1] / 1e9:.1f} GB")
+    return [*said, f"would fit: an accelerator with {nearest.value / allowed:.2f} times the memory"]
+
+
+def _beyond(nearest: Nearest, limits: tuple[Limit, ...]) -> list[str]:
+    """A limit that is no limit of the machine: the plan that is nearest says what to allow."""
+    limit = nearest.limit
+    before = [one.rule for one in limits[: limits.index(limit)]]
+    needs, has = limit.said(nearest.value), limit.said(limit.most)
+    return [
+        f"{limit.rule}: of the layouts within the limit of {' and '.join(before)}, the nearest ({_named(nearest)}) "
+        f"needs {needs}, has {has}",
+        f"would fit: {limit.name} of {needs}, {nearest.value / limit.most:.2f} times the limit",
+    ]
+
+
+def _named(nearest: Nearest) -> str:
+    layout = nearest.layout
+    return (
+        f"tp {layout.tp}, pp {layout.pp}, dp {layout.dp}, micro-batch {layout.micro_batch}, "
+        f"ZeRO-{layout.zero_stage}, recompute {layout.recompute}"
+    )
+
+
+def _accelerators_that_fit(task: TrainingTask, memory: Limit) -> tuple[int, float] | None:
+    """The smallest doubling of the cluster on which something fits, and what its leanest layout needs [B]."""
+    if task.cluster.tiers[-1].domain_accelerators is not None:
+        return None
+    for doubling in range(1, 9):
+        accelerators = task.cluster.accelerators * 2**doubling
+        larger = training_task(
+            task.model,
+            task.cluster.model_copy(update={"accelerators": accelerators}),
+            global_batch=task.global_batch,
+            seq_len=task.seq_len,
+            precision=task.precision,
+            software=task.software,
+            optimizer=task.optimizer,
+        )
+        space = training_space(task.model, accelerators, task.global_batch, task.seq_len)
+        found = search(larger, space, "memory", (memory,))
+        if found.fitting:
+            return accelerators, float(found.columns["memory_bytes"][0])
+    return None
