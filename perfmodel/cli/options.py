@@ -123,7 +123,7 @@ LAYOUT = (
     ),
     Option("offload", "shares", "what waits in host memory: a share, or so many layers", choices=OFFLOADS),
 )
-PLAN_TRAINING = _SCENARIO + _SEARCH
+PLAN_TRAINING = _SCENARIO + _TRAINED + _SEARCH
 ESTIMATE_TRAINING = _SCENARIO + _TRAINED + LAYOUT
 ESTIMATE_MEMORY = tuple(option for option in ESTIMATE_TRAINING if option.name != "tokens")
 _ACCELERATOR = Option("accelerator", "spec", "accelerator id or file", required=True, complete="accelerators")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from perfmodel.plan.limits import Limit
 from perfmodel.plan.search import Found, Nearest, search
 from perfmodel.plan.space import Space, training_space
-from perfmodel.predict.training import TrainingTask, training_task
+from perfmodel.predict.training import TrainingTask
 
 __all__ = ["reasons"]
 
@@ -56,15 +56,7 @@ def _accelerators_that_fit(task: TrainingTask, memory: Limit) -> tuple[int, floa
         return None
     for doubling in range(1, 9):
         accelerators = task.cluster.accelerators * 2**doubling
-        larger = training_task(
-            task.model,
-            task.cluster.model_copy(update={"accelerators": accelerators}),
-            global_batch=task.global_batch,
-            seq_len=task.seq_len,
-            precision=task.precision,
-            software=task.software,
-            optimizer=task.optimizer,
-        )
+        larger = task.on(task.cluster.model_copy(update={"accelerators": accelerators}))
         space = training_space(task.model, accelerators, task.global_batch, task.seq_len)
         found = search(larger, space, "memory", (memory,))
         if found.fitting:

@@ -8,10 +8,8 @@ from collections.abc import Callable, Iterator
 from perfmodel.plan.records import Sensitivity
 from perfmodel.predict.layout import ParallelLayout
 from perfmodel.predict.matmul import matmul_format
-from perfmodel.predict.step import StepModel
 from perfmodel.predict.training import TrainingTask, degrees_of
 from perfmodel.specs.cluster import Cluster
-from perfmodel.specs.efficiency import load_efficiency
 from perfmodel.specs.quantity import Quantity
 
 __all__ = ["step_sensitivities"]
@@ -31,9 +29,9 @@ def step_sensitivities(task: TrainingTask, layout: ParallelLayout) -> tuple[Sens
 
 
 def _seconds(task: TrainingTask, layout: ParallelLayout, cluster: Cluster) -> float:
-    efficiency = load_efficiency(task.cluster.accelerator.id, task.cluster.accelerator.relative)
-    steps = StepModel(task.model, cluster, efficiency, task.software, dtype=task.precision, optimizer=task.optimizer)
-    return float(steps.price(degrees_of(layout, task.model.n_layers), task.global_batch, task.seq_len).seconds)
+    return float(
+        task.on(cluster).steps.price(degrees_of(layout, task.model.n_layers), task.global_batch, task.seq_len).seconds
+    )
 
 
 def _changes(cluster: Cluster, precision: str) -> Iterator[tuple[str, Change]]:

@@ -38,6 +38,9 @@ def plan_training(
     software: Software | str | dict[str, Any] | None = None,
     optimizer: str = "adam-mixed",
     tokens: float | None = None,
+    trainable: str = "all",
+    mean_seq_len: int | None = None,
+    packing: str = "padded",
     memory_margin: float = DEFAULT_MEMORY_MARGIN,
     max_watts: float | None = None,
     max_usd: float | None = None,
@@ -65,6 +68,9 @@ def plan_training(
         software=software,
         optimizer=optimizer,
         tokens=tokens,
+        trainable=trainable,
+        mean_seq_len=mean_seq_len,
+        packing=packing,
     )
     memory = float(task.cluster.accelerator.capacity_bytes) * (1.0 - memory_margin)
     limits = limits_of(task, memory, max_watts, max_usd, max_days)

@@ -78,11 +78,16 @@ class StepModel:
         self.links = Links(cluster, efficiency)
         self.relative_spread = float(efficiency.relative_spread)
 
-    def with_(self, *, software: Software | None = None, steady: bool = True) -> StepModel:
-        """The same model with other software, or at burst clocks (not `steady`) for a layer that is timed alone."""
+    def with_(
+        self, *, cluster: Cluster | None = None, software: Software | None = None, steady: bool = True
+    ) -> StepModel:
+        """The same model on more of the same parts, with other software, or at burst clocks (not `steady`).
+
+        Burst clocks are for a layer that is timed alone.
+        """
         return StepModel(
             self.model,
-            self.cluster,
+            cluster or self.cluster,
             self.efficiency,
             software or self.software,
             dtype=self.dtype,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,10 @@ class TrainingTask:
     packing: str
     steps: StepModel
     notes: tuple[str, ...]
+
+    def on(self, cluster: Cluster) -> TrainingTask:
+        """The same question for a cluster of the same accelerators."""
+        return replace(self, cluster=cluster, steps=self.steps.with_(cluster=cluster))
 
     def request(self) -> dict[str, Any]:
         """The resolved request without the layout: ids from the shelf, anything else written out in full."""
