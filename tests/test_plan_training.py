@@ -107,7 +107,7 @@ def test_bounds_are_never_above_what_they_bound(brute) -> None:
         degrees = degrees_of(layout.model_copy(update={"recompute_layers": None}), task.model.n_layers)
         if layout.recompute_layers is not None:
             degrees = replace(degrees, recompute="none")
-        layers = task.steps.load(degrees.share(task.seq_len), degrees.pp)
+        layers = task.steps.load(degrees.share(task.seq_len), degrees.pp).layer
         for name, value in zip(names, values, strict=True):
             assert least(task, degrees, layers, name) <= value, (layout, name)
 

@@ -15,7 +15,7 @@ from perfmodel.plan.loads import Loads
 from perfmodel.plan.space import Block
 from perfmodel.predict.cost import Number
 from perfmodel.predict.degrees import Degrees
-from perfmodel.predict.step import Step
+from perfmodel.predict.step import Load, Step
 from perfmodel.predict.training import TrainingTask, step_cost_usd, step_energy_j
 
 __all__ = ["COLUMNS", "OBJECTIVES", "REACH", "Kept", "Query", "keep_best", "price", "step_of"]
@@ -87,9 +87,9 @@ def price(
     return kept
 
 
-def step_of(task: TrainingTask, degrees: Degrees, layers: Any = None) -> Step:
+def step_of(task: TrainingTask, degrees: Degrees, load: Load | None = None) -> Step:
     """Sums of a step for arrays of degrees."""
-    return task.steps.price(degrees, task.global_batch, task.seq_len, detail=False, block=layers)
+    return task.steps.price(degrees, task.global_batch, task.seq_len, detail=False, load=load)
 
 
 def keep_best(query: Query, block: Block, step: Step, best: float = np.inf) -> Kept:

@@ -108,7 +108,7 @@ def _best(query: Query, one: Kept) -> float:
 
 def _floor(query: Query, block: Block, loads: Loads) -> tuple[NDArray[np.float64], float]:
     """A bound of the objective for each candidate of a block, infinite where memory cannot suffice, and the least."""
-    degrees, layers = block.degrees, loads.of(block)
+    degrees, layers = block.degrees, loads.of(block).layer
     needs = least(query.task, degrees, layers, "memory_bytes")
     value = least(query.task, degrees, layers, query.column)
     fits = block.allowed & (needs <= query.limits[0].most)

@@ -42,13 +42,12 @@ class Cost:
         )
 
     def __mul__(self, times: Number) -> Cost:
+        # What is nothing stays a float: many layouts at once then add few arrays.
         return Cost(
-            self.seconds * times,
-            self.lower * times,
-            self.upper * times,
-            self.compute_s * times,
-            self.memory_s * times,
-            self.link_s * times,
+            *(
+                value if isinstance(value, float) and value == 0.0 else value * times
+                for value in (self.seconds, self.lower, self.upper, self.compute_s, self.memory_s, self.link_s)
+            )
         )
 
     __rmul__ = __mul__
@@ -77,11 +76,15 @@ class Cost:
 
 
 def total(costs: Iterable[Cost]) -> Cost:
-    """The sum of costs, in order."""
+    """The sum of costs, in order; of arrays the small ones first, so that few additions have the size of all."""
     result = Cost()
-    for cost in costs:
+    for cost in sorted(costs, key=_size):
         result = result + cost
     return result
+
+
+def _size(cost: Cost) -> int:
+    return getattr(cost.seconds, "size", 1)
 
 
 @dataclass(frozen=True, slots=True)

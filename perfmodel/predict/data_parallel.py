@@ -102,7 +102,7 @@ class DataParallel:
             return cost
         share = float(self.software.exposed_share)
         seconds = exposed_time(window_s, cost.seconds, share)
-        return Cost(seconds, 0.0 * cost.seconds, cost.upper * max(1.0, share), 0.0, 0.0, cost.link_s)
+        return Cost(seconds, 0.0, cost.upper * max(1.0, share), 0.0, 0.0, cost.link_s)
 
     def _tied_embedding(self) -> Node | None:
         model, d = self.weights.model, self.degrees

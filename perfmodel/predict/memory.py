@@ -37,7 +37,9 @@ class Memory:
     @property
     def total(self) -> Number:
         """Bytes that the framework allocates at its peak."""
-        return self.weights + self.gradients + self.optimizer + self.activations + self.workspace
+        parts = (self.weights, self.gradients, self.optimizer, self.activations, self.workspace)
+        # Arrays of few axes first: few additions have the size of all.
+        return sum(sorted(parts, key=lambda part: getattr(part, "size", 1)))
 
 
 def peak_memory(
@@ -48,8 +50,13 @@ def peak_memory(
     share: Share,
     stages: Stages,
     n_microbatches: Number,
+    *,
+    detail: bool = True,
 ) -> Memory:
-    """The fullest of the first stage, the second (a layer more, a micro-batch less) and the last (head and logits)."""
+    """The fullest of the first stage, the second (a layer more, a micro-batch less) and the last (head and logits).
+
+    Without `detail` only the total is right: all of it is called workspace.
+    """
     alone = where(less(d.pp, 2), 1.0, 0.0)
     candidates = [
         _on_stage(model, software, weights, d, share, n_microbatches, *place)
@@ -59,6 +66,8 @@ def peak_memory(
             ((1.0 - alone) * (stages.last + model.mtp_layers), d.pp - 1.0, False, 1.0),
         )
     ]
+    if not detail:
+        return Memory(0.0, 0.0, 0.0, 0.0, maximum(*(stage.total for stage in candidates)))
     fullest = candidates[0]
     for other in candidates[1:]:
         bigger = less(fullest.total, other.total)

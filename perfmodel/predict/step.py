@@ -29,7 +29,7 @@ from perfmodel.specs.cluster import Cluster
 from perfmodel.specs.efficiency import Efficiency
 from perfmodel.specs.software import Software
 
-__all__ = ["Step", "StepModel"]
+__all__ = ["Load", "Step", "StepModel"]
 
 # Embedding traffic per hidden element [B]: row in, sum with positions out, dropout mask; and the scattered gradient.
 _EMBEDDING_BYTES = 9.0
@@ -49,6 +49,14 @@ class Step:
     def seconds(self) -> Number:
         """Estimated step time [s]."""
         return self.tree.cost.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a rank's share of a micro-batch determines: the mean layer at settled clocks; head with loss; embedding."""
+
+    layer: Layer
+    ends: tuple[Cost, Cost]
 
 
 class StepModel:
@@ -102,27 +110,28 @@ class StepModel:
         parts = bottleneck_parts(self.model, pp)
         return layer(self.model, self.kernels, self.links, self.software, share, self.trainable, parts)
 
-    def load(self, share: Share, pp: Number) -> Layer:
-        """The mean layer of the stage that sets the pace, in the lasting load of a step."""
+    def load(self, share: Share, pp: Number) -> Load:
+        """The mean layer of the stage that sets the pace, and the ends, in the lasting load of a step."""
         block = self.layer(share, pp)
-        return block.settled(self.kernels) if self.steady else block
+        block = block.settled(self.kernels) if self.steady else block
+        return Load(block, self._ends(share, block))
 
     def price(
-        self, degrees: Degrees, global_batch: int, seq_len: int, *, detail: bool = True, block: Layer | None = None
+        self, degrees: Degrees, global_batch: int, seq_len: int, *, detail: bool = True, load: Load | None = None
     ) -> Step:
         """Time, bounds and memory of one step; arrays in `degrees` give arrays that broadcast.
 
-        Without `detail` the tree names sums instead of operations and has no bounds: for many layouts at once. `block`
-        is what `load` gives for the shares of these degrees, where the caller has it already.
+        Without `detail` the tree names sums instead of operations and has no bounds: for many layouts at once. `load`
+        is what the method of that name gives for the shares of these degrees, where the caller has it already.
         """
         d = degrees
         share = d.share(seq_len, self.document_len)
         stages = place_layers(self.model.n_layers, d.pp, d.vpp, d.stage_layers)
         n_microbatches = global_batch / (d.dp * d.micro_batch)
         weights = Weights(self.model, self.software, d, self.dtype, self.optimizer, self.trainable)
-        block = block or self.load(share, d.pp)
+        load = load or self.load(share, d.pp)
+        block, ends = load.layer, load.ends
         repeated = repeated_costs(self.software, block, d, stages.full)
-        ends = self._ends(share, block)
         if not detail:
             block, repeated = block.summed(), summed(repeated) if repeated else {}
             ends = ends[0].lean(), ends[1].lean()
@@ -147,7 +156,7 @@ class StepModel:
             total(block.forward.values()).seconds * stages.full,
             total([*block.backward.values(), *repeated.values()]).seconds * stages.full,
         )
-        memory = peak_memory(self.model, self.software, weights, d, share, stages, n_microbatches)
+        memory = peak_memory(self.model, self.software, weights, d, share, stages, n_microbatches, detail=detail)
         tree = Node.of(
             "step",
             compute,
@@ -244,7 +253,7 @@ class StepModel:
         steady = one * (2.0 * d.vpp * n_microbatches * crosses)
         if self.software.overlap_pipeline:
             part = float(self.software.exposed_share)
-            steady = Cost(steady.seconds * min(part, 1.0), 0.0 * steady.seconds, steady.upper, 0.0, 0.0, steady.link_s)
+            steady = Cost(steady.seconds * min(part, 1.0), 0.0, steady.upper, 0.0, 0.0, steady.link_s)
         return Node("pipeline_transfer", warm_up + steady, "link")
 
 
