@@ -233,3 +233,15 @@ def test_limits_of_a_run_need_its_tokens(cluster) -> None:
         pm.plan_training("megatron-7.5b", cluster, max_days=3.0, **SMALL)
     with pytest.raises(OutOfRangeError, match="max_watts"):
         pm.plan_training("megatron-7.5b", cluster, max_watts=-1.0, **SMALL)
+
+
+@pytest.mark.parametrize("objective", ["time", "cost", "energy", "memory"])
+def test_more_accelerators_are_never_worse(objective: str) -> None:
+    """A batch of 2 cannot use 64 accelerators well, and the cheapest plan may use few of them."""
+    key = {"time": "step_time_s", "cost": "cost_usd_per_step", "energy": "energy_j_per_step"}.get(objective)
+    values = []
+    for accelerators in (8, 16, 64):
+        cluster = pm.load_cluster("dgx-a100-80gb", accelerators)
+        plan = pm.plan_training("megatron-1.7b", cluster, objective=objective, **(SMALL | {"global_batch": 2}))
+        values.append(getattr(plan.prediction, key) if key else plan.prediction.memory_bytes.total)
+    assert values == sorted(values, reverse=True)

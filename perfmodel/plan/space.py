@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -144,23 +145,31 @@ class Space:
 
 
 def training_space(
-    model: Architecture, accelerators: int, global_batch: int, seq_len: int, recomputes: tuple[str, ...] = RECOMPUTE
+    model: Architecture,
+    accelerators: int,
+    global_batch: int,
+    seq_len: int,
+    recomputes: tuple[str, ...] = RECOMPUTE,
+    *,
+    fewer: bool = False,
 ) -> Space:
     """Layouts of `model` on at most `accelerators`, over all degrees, micro-batches and switches.
 
     `dp` takes the largest divisor of the batch that the accelerators left over allow, so a batch that does not divide
-    leaves accelerators idle rather than the space empty.
+    leaves accelerators idle rather than the space empty. With `fewer` it also takes those that half of the cluster
+    allows, a quarter, and so on: what is slower may be cheaper.
     """
     pruned: Counter[str] = Counter()
     blocks: list[Block] = []
     candidates = 0
     # Stages of one chunk may have any number of micro-batches, so they fill a grid of their own more densely.
+    parts_of_cluster = [accelerators >> halvings for halvings in range(accelerators.bit_length() if fewer else 1)]
     for chunks in ([1], list(range(2, MAX_VPP + 1))):
-        for replicas in ([1], [1, *REPLICAS]):
+        for replicas, part in product(([1], [1, *REPLICAS]), parts_of_cluster):
             axes = _axes(model, accelerators, global_batch, seq_len, chunks, replicas)
-            room = np.floor(accelerators / (axes["tp"] * axes["cp"] * axes["pp"]))
-            dp = _largest_divisor(global_batch, room)  # 0 where nothing is left over: such candidates are dropped
-            allowed, removed = _allowed(model, accelerators, global_batch, axes, room, dp)
+            # 0 where nothing is left over: such candidates are dropped.
+            dp = _largest_divisor(global_batch, np.floor(part / (axes["tp"] * axes["cp"] * axes["pp"])))
+            allowed, removed = _allowed(model, part, global_batch, axes, dp, whole=part == accelerators)
             zero_stages = (0,) if len(replicas) == 1 else (1, 2, 3)
             switches = [(z, s) for z in zero_stages for s in (False, True)]
             candidates += allowed.size * len(switches) * len(recomputes)
@@ -267,15 +276,15 @@ def _split_cost(coordinates: NDArray[np.int64], axis: int) -> float:
 
 
 def _allowed(
-    model: Architecture, accelerators: int, global_batch: int, axes: dict[str, Column], room: Column, dp: Column
+    model: Architecture, accelerators: int, global_batch: int, axes: dict[str, Column], dp: Column, *, whole: bool
 ) -> tuple[Mask, Counter[str]]:
     replicas, tp, cp, ep, etp, vpp, micro_batch, pp = (axes[name] for name in _AXES)
     keep = np.ones(np.broadcast_shapes(*(axis.shape for axis in axes.values())), dtype=bool)
     removed: Counter[str] = Counter()
     sequences = global_batch / np.maximum(dp, 1.0)
     rules = (
-        ("more accelerators than there are", room >= 1),
-        ("leaves half of the accelerators idle", (2 * tp * cp * pp * dp > accelerators) | (accelerators == 1)),
+        ("more accelerators than there are", dp >= 1),
+        ("the same layout on half of these accelerators", whole | (2 * tp * cp * pp * dp > accelerators)),
         ("more chunks than layers", vpp * pp <= model.n_layers + VOCABULARY_CHUNKS),
         ("chunks without a pipeline", (vpp == 1) | (pp > 1)),
         ("micro-batch does not divide a replica's sequences", sequences % micro_batch == 0),

@@ -76,7 +76,9 @@ def plan_training(
     limits = limits_of(task, memory, max_watts, max_usd, max_days)
     given = {"max_watts": max_watts, "max_usd": max_usd, "max_days": max_days}
     request = task.request() | {"objective": objective, "memory_margin": memory_margin, "top": top} | given
-    space = training_space(task.model, task.cluster.accelerators, task.global_batch, task.seq_len)
+    # Fewer replicas of a layout take longer for less money, energy and power: for time they are not looked at.
+    fewer = objective in ("cost", "energy") or max_watts is not None or max_usd is not None
+    space = training_space(task.model, task.cluster.accelerators, task.global_batch, task.seq_len, fewer=fewer)
     found = search(task, space, objective, limits)
     certificate = _certificate(space, found, objective)
     if not found.fitting:
