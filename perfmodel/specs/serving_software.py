@@ -1,0 +1,79 @@
+"""Generations of serving engines: which kernels they call, what they fuse and capture, and six numbers each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from perfmodel.specs import registry
+from perfmodel.specs.quantity import Quantity, QuantityOrZero, SourcedSpec
+
+__all__ = ["DEFAULT_SERVING_SOFTWARE", "SERVING_NUMBERS", "ServingSoftware", "load_serving_software"]
+
+DEFAULT_SERVING_SOFTWARE = "vllm-2025"
+SERVING_NUMBERS = (
+    "step_s",
+    "sequence_s",
+    "host_layer_s",
+    "request_s",
+    "memory_fraction",
+    "workspace_bytes",
+)
+_Whole = Annotated[int, Field(ge=1)]
+
+
+class ServingSoftware(SourcedSpec):
+    """One generation of a serving engine, the same for all accelerators. Raises `SpecError`.
+
+    The six numbers are `step_s` [s] of an iteration and `sequence_s` [s] of each sequence in it that no kernel hides,
+    `host_layer_s` [s] to launch a layer that is not in a captured graph, `request_s` [s] of a request outside of
+    iterations, `memory_fraction` [1] of an accelerator that the engine fills, and `workspace_bytes` [B] beyond weights,
+    activations and cache. Everything else says what the engine does:
+
+    * `*_library`: whose kernels it calls; `fused_quantise`: norms and activations write the narrow format themselves;
+    * `captures_decode`, `captures_prefill`: iterations run as captured graphs;
+    * `mixes_phases`: prompts join the iteration of running answers, else they have iterations of their own;
+    * `block_tokens`, `max_batched_tokens`, `max_batch`: a block of the cache, and what one iteration takes.
+    """
+
+    id: str
+    name: str
+    kind: Literal["serving"] = "serving"
+    inherits: tuple[str, ...] = ()
+    prefill_library: str
+    decode_library: str
+    all_reduce_library: str | None = None
+    framework: str | None = None
+    fused_quantise: bool = False
+    captures_decode: bool = True
+    captures_prefill: bool = False
+    mixes_phases: bool = True
+    block_tokens: _Whole
+    max_batched_tokens: _Whole
+    max_batch: _Whole
+    calibrated_on: tuple[str, ...] = ()
+    step_s: QuantityOrZero
+    sequence_s: QuantityOrZero
+    host_layer_s: QuantityOrZero
+    request_s: QuantityOrZero
+    memory_fraction: Quantity
+    workspace_bytes: QuantityOrZero
+
+    @field_validator("inherits", "calibrated_on", mode="before")
+    @classmethod
+    def _as_tuple(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+
+def load_serving_software(
+    what: str | Path | Mapping[str, Any] | ServingSoftware | None = None,
+) -> ServingSoftware:
+    """The generation of that id, path or dict (None: the default); raises `SpecError`.
+
+    >>> load_serving_software().block_tokens
+    16
+    """
+    return registry.load("software", DEFAULT_SERVING_SOFTWARE if what is None else what, ServingSoftware)
