@@ -71,9 +71,9 @@ def closed_loop_tpot(decode_s, prefill_s, concurrency, output_tokens):
 def closed_loop_ttft(prefill_s, iteration_s, concurrency, requests_per_slot, request_s, waiting_share=0.5):
     r"""Mean time to the first token in a closed loop that starts with one burst.
 
-    .. math:: T = t_r + t_p \left(1 + w \frac{C - 1}{R}\right) + w\, t_i
+    .. math:: T = t_r + t_p + w \left(\frac{C - 1}{R}\, t_p + t_i\right)
 
-    Symbols      t_p  prefill_s [s] the prefill of one prompt;  t_i  iteration_s [s] the iteration under way on arrival;
+    Symbols      t_p  prefill_s [s] the iterations of one prompt;  t_i  iteration_s [s] the iteration met on arrival;
                  C  concurrency [1] requests in flight;  R  requests_per_slot [1] requests that a slot serves in turn;
                  t_r  request_s [s] of a request outside of iterations;  w  waiting_share [1] mean of a uniform wait;
                  returns [s]
@@ -85,8 +85,7 @@ def closed_loop_ttft(prefill_s, iteration_s, concurrency, requests_per_slot, req
     Source       derived: the mean place in a queue of C is (C - 1) / 2, and one request of R meets it; Kleinrock 1975,
                  "Queueing Systems", volume 1, section 5.2 (residual life)
     """
-    queue = waiting_share * (concurrency - 1) / requests_per_slot
-    return request_s + prefill_s * (1 + queue) + waiting_share * iteration_s
+    return request_s + prefill_s + waiting_share * ((concurrency - 1) / requests_per_slot * prefill_s + iteration_s)
 
 
 @formula
@@ -121,19 +120,21 @@ def concurrency_of_rate(arrival_rate_per_s, latency_s):
 
 
 @formula
-def engine_host_time(step_s, sequence_s, sequences):
-    r"""Host time of one iteration that no kernel hides: schedule, prepare inputs, sample, hand out tokens.
+def engine_host_time(device_s, step_s, sequence_s, sequences):
+    r"""Time by which the host lengthens one iteration: what it does between iterations, and an output that lags.
 
-    .. math:: T = t_0 + b\, t_1
+    .. math:: T = t_0 + \max(0,\; b\, t_1 - t_0 - D)
 
-    Symbols      t_0  step_s [s] of every iteration;  t_1  sequence_s [s] of each sequence in it;
-                 b  sequences [1] in the batch;  returns [s]
-    Valid for    step_s >= 0; sequence_s >= 0; sequences >= 0
-    Monotone     step_s +; sequence_s +; sequences +
+    Symbols      D  device_s [s] kernels of the iteration;  t_0  step_s [s] schedule, inputs, sampled tokens, in series;
+                 t_1  sequence_s [s] front end, for each sequence that gets a token, beside the device;
+                 b  sequences [1] that get a token;  returns [s]
+    Assumptions  processes that detokenise and send run beside the engine, which stalls when they fall behind
+    Valid for    device_s >= 0; step_s >= 0; sequence_s >= 0; sequences >= 0
+    Monotone     device_s -; step_s +; sequence_s +; sequences +
     Source       Srivatsa et al. 2024, "Can scheduling overhead dominate LLM inference performance?" (up to half of the
                  time of an iteration, growing with its sequences), https://mlsys.wuklab.io/posts/scheduling_overhead/
     """
-    return step_s + sequence_s * sequences
+    return step_s + maximum(0, sequence_s * sequences - step_s - device_s)
 
 
 @formula

@@ -28,12 +28,13 @@ _Whole = Annotated[int, Field(ge=1)]
 class ServingSoftware(SourcedSpec):
     """One generation of a serving engine, the same for all accelerators. Raises `SpecError`.
 
-    The six numbers are `step_s` [s] of an iteration and `sequence_s` [s] of each sequence in it that no kernel hides,
+    The six numbers are `step_s` [s] between iterations, `sequence_s` [s] of the front end for each token it hands out,
     `host_layer_s` [s] to launch a layer that is not in a captured graph, `request_s` [s] of a request outside of
     iterations, `memory_fraction` [1] of an accelerator that the engine fills, and `workspace_bytes` [B] beyond weights,
     activations and cache. Everything else says what the engine does:
 
     * `*_library`: whose kernels it calls; `fused_quantise`: norms and activations write the narrow format themselves;
+      `splits_products`: products of few rows sum in parts in every format; `vector_elements` a thread loads at once;
     * `captures_decode`, `captures_prefill`: iterations run as captured graphs;
     * `mixes_phases`: prompts join the iteration of running answers, else they have iterations of their own;
     * `block_tokens`, `max_batched_tokens`, `max_batch`: a block of the cache, and what one iteration takes.
@@ -48,6 +49,8 @@ class ServingSoftware(SourcedSpec):
     all_reduce_library: str | None = None
     framework: str | None = None
     fused_quantise: bool = False
+    splits_products: bool = False
+    vector_elements: Annotated[float, Field(ge=1, le=16)] = 1.0
     captures_decode: bool = True
     captures_prefill: bool = False
     mixes_phases: bool = True

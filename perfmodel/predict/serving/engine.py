@@ -5,7 +5,7 @@ from __future__ import annotations
 from perfmodel.errors import PlanError
 from perfmodel.formulas.overlap import host_exposed_time
 from perfmodel.formulas.serving import engine_host_time, sampling_bytes
-from perfmodel.ops import ceil_div, minimum
+from perfmodel.ops import minimum
 from perfmodel.predict.communication import Links
 from perfmodel.predict.cost import Cost, Node, Number, total
 from perfmodel.predict.grouped import GroupedMatmul
@@ -36,17 +36,19 @@ class Engine:
     ) -> None:  # fmt: skip
         accelerator = cluster.accelerator
         own = efficiency.inside(software.framework) if software.framework else efficiency
+        own = _split(own) if software.splits_products else own
         self.model, self.software, self.layout, self.precisions = model, software, layout, precisions
         self.kernels = Kernels(accelerator, own, precisions.product, steady=True, casts_apart=True)
         self.links = Links(cluster, efficiency)
         self.share = ServingShare(float(layout.tp), float(layout.ep), float(max(1, layout.tp // layout.ep)))
         self.layers = LayerModel(
-            model, self.kernels, RowKernels(accelerator, efficiency), _experts(model, cluster, efficiency, precisions),
+            model, self.kernels, RowKernels(accelerator, efficiency, vector_elements=software.vector_elements),
+            _experts(model, cluster, efficiency, precisions),
             self.links, software, precisions, self.share,
         )  # fmt: skip
 
     def prefill(self, prompts: Number, prompt_tokens: Number, past_tokens: Number = 0.0) -> Node:
-        """Prompts alone, in as many iterations as the engine's token limit needs."""
+        """Prompts alone."""
         return self.iteration(Load(prompts, prompt_tokens, past_tokens))
 
     def decode(self, sequences: Number, kv_len: Number) -> Node:
@@ -101,12 +103,23 @@ class Engine:
         captured = software.captures_decode if load.decodes_only else software.captures_prefill
         layers_s = 0.0 if captured else float(software.host_layer_s) * self.model.n_layers
         late = host_exposed_time(device.seconds, layers_s)
-        own = engine_host_time(float(software.step_s), float(software.sequence_s), load.answered)
+        own = engine_host_time(
+            device.seconds + late, float(software.step_s), float(software.sequence_s), load.answered
+        )
         return [Node.wait("launches", late, "host"), Node.wait("engine", own, "host")]
 
-    def prefill_iterations(self, prompts: Number, prompt_tokens: Number) -> Number:
-        """Iterations that prompts need under the engine's limit of tokens."""
-        return ceil_div(prompts * prompt_tokens, float(self.software.max_batched_tokens))
+def _split(efficiency: Efficiency) -> Efficiency:
+    """The same kernels where every library may sum a product in parts, as those of 16 bits do.
+
+    Tables hold one library; engines of 2025 try several (cuBLASLt, CUTLASS, their own) and keep the fastest.
+    """
+    like = efficiency.matmul_constants("bf16")
+    free = {
+        dtype: block.model_copy(update={"splits": like.splits, "split_s": like.split_s})
+        for dtype, block in efficiency.matmul.items()
+        if len(block.splits) == 1
+    }
+    return efficiency.model_copy(update={"matmul": efficiency.matmul | free})
 
 
 def _experts(
