@@ -4,6 +4,7 @@ from perfmodel.formulas._registry import formula
 from perfmodel.ops import maximum, minimum
 
 __all__ = [
+    "closed_loop_refills",
     "closed_loop_tpot",
     "closed_loop_ttft",
     "concurrency_of_rate",
@@ -51,20 +52,39 @@ def mean_decode_length(prompt_tokens, output_tokens):
 
 
 @formula
-def closed_loop_tpot(decode_s, prefill_s, concurrency, output_tokens):
-    r"""Time per output token where new prompts are prefilled between the tokens of running answers.
+def closed_loop_refills(concurrency, decoding_share, requests_per_slot):
+    r"""Prompts of others that are prefilled while one request emits its tokens, in a closed loop.
 
-    .. math:: T = t_d + \frac{(C - 1)\, t_p}{O}
+    .. math:: n = (C - 1)\left(x \left(1 - \frac{1}{R}\right) + \frac{1}{2R}\right)
 
-    Symbols      t_d  decode_s [s] a decode step of all C;  t_p  prefill_s [s] what one prompt adds to the iterations;
-                 C  concurrency [1] requests in flight;  O  output_tokens [1] tokens of an answer;  returns [s]
-    Assumptions  while a request emits its tokens every other slot is refilled once; all are equally long
-    Valid for    decode_s >= 0; prefill_s >= 0; concurrency >= 1; output_tokens >= 1
-    Monotone     decode_s +; prefill_s +; concurrency +; output_tokens -
+    Symbols      C  concurrency [1] requests in flight;  x  decoding_share [1] share of its time that a request decodes;
+                 R  requests_per_slot [1] requests that a slot serves in turn;  returns [1]
+    Assumptions  every other slot is refilled once a cycle, of which the answer takes x; of the first burst a request
+                 meets those behind it, half on average
+    Valid for    concurrency >= 1; 0 <= decoding_share <= 1; requests_per_slot >= 1
+    Monotone     concurrency +; decoding_share +
+    Limits       concurrency = 1 -> 0
     Source       derived; the interference of prefills is that of Agrawal et al. 2024, "Sarathi-Serve",
                  arXiv:2403.02310, section 3
     """
-    return decode_s + (concurrency - 1) * prefill_s / output_tokens
+    return (concurrency - 1) * (decoding_share * (1 - 1 / requests_per_slot) + 1 / (2 * requests_per_slot))
+
+
+@formula
+def closed_loop_tpot(decode_s, prefill_s, refills, output_tokens):
+    r"""Time per output token where new prompts are prefilled between the tokens of running answers.
+
+    .. math:: T = t_d + \frac{n\, t_p}{O}
+
+    Symbols      t_d  decode_s [s] a decode step of all;  t_p  prefill_s [s] what one prompt adds to the iterations;
+                 n  refills [1] prompts met, C - 1 at most;  O  output_tokens [1] tokens of an answer;  returns [s]
+    Assumptions  all requests are equally long
+    Valid for    decode_s >= 0; prefill_s >= 0; refills >= 0; output_tokens >= 1
+    Monotone     decode_s +; prefill_s +; refills +; output_tokens -
+    Source       derived; the interference of prefills is that of Agrawal et al. 2024, "Sarathi-Serve",
+                 arXiv:2403.02310, section 3
+    """
+    return decode_s + refills * prefill_s / output_tokens
 
 
 @formula

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from perfmodel.formulas.serving import (
+    closed_loop_refills,
     closed_loop_tpot,
     closed_loop_ttft,
     concurrency_of_rate,
@@ -23,6 +24,7 @@ __all__ = ["Arrivals", "Point", "closed_loop", "open_arrivals", "static_batch"]
 # Beyond this the waiting time of an open queue has no meaning for a mean.
 _FULL = 0.98
 _ROUNDS = 60
+_FIXED_POINT_ROUNDS = 8
 
 
 @dataclass(frozen=True)
@@ -71,29 +73,50 @@ def static_batch(engine: Engine, batch: float, prompt_tokens: float, output_toke
 def closed_loop(
     engine: Engine, concurrency: float, prompt_tokens: float, output_tokens: float, limit: float, arrivals: Arrivals
 ) -> Point:
-    """`concurrency` requests always in flight, of which at most `limit` run; the others wait for a place."""
-    batch = max(1.0, min(concurrency, limit))
+    """`concurrency` requests always in flight, of which at most `limit` run; the others wait for a place.
+
+    A request that waits for its first token decodes nothing, so batch and waiting time are a fixed point.
+    """
+    places = max(1.0, min(concurrency, limit))
+    decoding_share, point = 1.0, None
+    for _ in range(_FIXED_POINT_ROUNDS):
+        point = _closed_point(engine, places, decoding_share, prompt_tokens, output_tokens, arrivals)
+        decoding_share = 0.5 * (decoding_share + 1.0 - min(1.0, point.ttft_s / point.latency_s))
+    assert point is not None
+    waiting_s = (concurrency / places - 1.0) * point.latency_s
+    return replace(
+        point,
+        ttft_s=point.ttft_s + waiting_s,
+        latency_s=point.latency_s + waiting_s,
+        requests_per_s=places / point.latency_s,
+        waits=tuple((share, low + waiting_s, high + waiting_s) for share, low, high in point.waits),
+        waiting_s=waiting_s,
+        saturated=concurrency > places,
+    )
+
+
+def _closed_point(
+    engine: Engine, places: float, decoding_share: float, prompt_tokens: float, output_tokens: float, arrivals: Arrivals
+) -> Point:
+    batch, rounds = 1.0 + (places - 1.0) * decoding_share, arrivals.requests_per_slot
     decode, prompt = _phases(engine, batch, prompt_tokens, output_tokens)
     decode_s, whole_s = float(decode.cost.seconds), float(prompt.cost.seconds)
     added_s = _added_s(engine, whole_s, decode_s, prompt_tokens)
-    tpot_s = float(closed_loop_tpot(decode_s, added_s, batch, output_tokens))
-    together = _together(engine, batch, prompt_tokens) if arrivals.joint else 1.0
+    refills = closed_loop_refills(places, decoding_share, rounds)
+    tpot_s = float(closed_loop_tpot(decode_s, added_s, refills, output_tokens))
+    together = _together(engine, places, prompt_tokens) if arrivals.joint else 1.0
     first_s = _joint_s(engine, prompt, together, batch, prompt_tokens, output_tokens)
     request_s = float(engine.software.request_s)
-    rounds = arrivals.requests_per_slot
     # A group of prompts is prefilled at once, so the queue of the first burst is one of groups.
-    groups = max(1.0, batch / together)
+    groups = max(1.0, places / together)
     ttft_s = float(closed_loop_ttft(first_s, decode_s, groups, rounds, request_s))
-    service_s = ttft_s + max(0.0, output_tokens - 1.0) * tpot_s
-    waiting_s = (concurrency / batch - 1.0) * service_s
     burst = (1.0 / rounds, request_s + first_s, request_s + groups * first_s + decode_s)
     later = (1.0 - 1.0 / rounds, request_s + first_s, request_s + first_s + decode_s)
-    waits = tuple((share, low + waiting_s, high + waiting_s) for share, low, high in (burst, later) if share > 0)
-    spread_s = math.sqrt(max(0.0, batch - 1.0)) * added_s / output_tokens
-    latency_s = service_s + waiting_s
+    latency_s = ttft_s + max(0.0, output_tokens - 1.0) * tpot_s
     return Point(
-        ttft_s + waiting_s, tpot_s if output_tokens > 1 else 0.0, latency_s, concurrency / latency_s, batch, waits,
-        spread_s, prompt, decode, waiting_s, 1.0, concurrency > batch,
+        ttft_s, tpot_s if output_tokens > 1 else 0.0, latency_s, places / latency_s, batch,
+        tuple(piece for piece in (burst, later) if piece[0] > 0), math.sqrt(refills) * added_s / output_tokens,
+        prompt, decode, load=1.0,
     )  # fmt: skip
 
 
