@@ -17,7 +17,7 @@ DEFAULT_SERVING_SOFTWARE = "vllm-2025"
 SERVING_NUMBERS = (
     "step_s",
     "sequence_s",
-    "host_layer_s",
+    "prompt_s",
     "request_s",
     "memory_fraction",
     "workspace_bytes",
@@ -29,13 +29,13 @@ class ServingSoftware(SourcedSpec):
     """One generation of a serving engine, the same for all accelerators. Raises `SpecError`.
 
     The six numbers are `step_s` [s] between iterations, `sequence_s` [s] of the front end for each token it hands out,
-    `host_layer_s` [s] to launch a layer that is not in a captured graph, `request_s` [s] of a request outside of
-    iterations, `memory_fraction` [1] of an accelerator that the engine fills, and `workspace_bytes` [B] beyond weights,
+    `prompt_s` [s] of each new prompt in its iteration (admission, blocks, an iteration that no captured graph fits),
+    `request_s` [s] of a request outside of iterations, `memory_fraction` [1] of an accelerator that the engine fills, and `workspace_bytes` [B] beyond weights,
     activations and cache. Everything else says what the engine does:
 
     * `*_library`: whose kernels it calls; `fused_quantise`: norms and activations write the narrow format themselves;
       `splits_products`: products of few rows sum in parts in every format; `vector_elements` a thread loads at once;
-    * `captures_decode`, `captures_prefill`: iterations run as captured graphs;
+    * `grouped_decode`: group sizes of queries for which decode reads a key once (empty: all);
     * `mixes_phases`: prompts join the iteration of running answers, else they have iterations of their own;
     * `block_tokens`, `max_batched_tokens`, `max_batch`: a block of the cache, and what one iteration takes.
     """
@@ -51,8 +51,7 @@ class ServingSoftware(SourcedSpec):
     fused_quantise: bool = False
     splits_products: bool = False
     vector_elements: Annotated[float, Field(ge=1, le=16)] = 1.0
-    captures_decode: bool = True
-    captures_prefill: bool = False
+    grouped_decode: tuple[_Whole, ...] = ()
     mixes_phases: bool = True
     block_tokens: _Whole
     max_batched_tokens: _Whole
@@ -60,12 +59,12 @@ class ServingSoftware(SourcedSpec):
     calibrated_on: tuple[str, ...] = ()
     step_s: QuantityOrZero
     sequence_s: QuantityOrZero
-    host_layer_s: QuantityOrZero
+    prompt_s: QuantityOrZero
     request_s: QuantityOrZero
     memory_fraction: Quantity
     workspace_bytes: QuantityOrZero
 
-    @field_validator("inherits", "calibrated_on", mode="before")
+    @field_validator("inherits", "calibrated_on", "grouped_decode", mode="before")
     @classmethod
     def _as_tuple(cls, value: Any) -> Any:
         return tuple(value) if isinstance(value, list) else value

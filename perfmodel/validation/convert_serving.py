@@ -72,6 +72,8 @@ def _static(row: Mapping[str, str]) -> tuple[str, Row] | str:
         return "v0.17: maximum load of unknown batch"
     if row["metric_name"] not in _METRICS:
         return "GPU memory: not scored yet"
+    if row["engine"] == "Megatron":
+        return "Megatron's own inference, printed for comparison"
     model = _STATIC_MODELS.get(row["model"])
     if model is None:
         return f"{row['model']}: its sizes are not in the zoo"
@@ -152,7 +154,8 @@ def _wide_rows(row: Mapping[str, str]) -> Iterator[tuple[str, Row]]:
     concurrency, tp = int(float(row["concurrency"])), int(float(row["tp_size"]))
     # The two ends of the load on the largest group, where kernels are shortest: what is left is the host.
     ends = (4, 64) if llama else (16, 64)
-    calibrates = tp == 8 and row["isl"] == "1024" and concurrency in ends and row["osl"] == ("1024" if llama else "512")
+    lengths = ("1024",) if llama else ("512", "128")
+    calibrates = tp == 8 and row["isl"] == "1024" and concurrency in ends and row["osl"] in lengths
     base = {
         "model": model,
         "cluster": _CLUSTERS[row["system"]],
@@ -166,7 +169,7 @@ def _wide_rows(row: Mapping[str, str]) -> Iterator[tuple[str, Row]]:
         "kv_cache": "fp8" if row["backend"] == "trtllm" and weights != "bf16" else "bf16",
         "software": _ENGINES[row["backend"]],
         "batching": "continuous",
-        "arrivals": _arrivals(row["backend"], llama),
+        "arrivals": _arrivals(row, llama, tp),
         "calibrates": int(calibrates),
         "version": row["backend_version"],
         "cited": f"aiconfigurator 0.12, {row['origin']}, {row['id']}",
@@ -177,11 +180,16 @@ def _wide_rows(row: Mapping[str, str]) -> Iterator[tuple[str, Row]]:
         yield f"wide-{name}-{metric}", base | {"metric": f"{metric}_s", "measured": value}
 
 
-def _arrivals(backend: str, llama: bool) -> str:
-    """The protocol of an origin's load generator, a whole group at a time."""
-    if backend == "sglang":
+def _arrivals(row: Mapping[str, str], llama: bool, tp: int) -> str:
+    """The protocol of a campaign's load generator, a whole group at a time (docs/validation.md says how it was read).
+
+    The source does not print it: SGLang's TTFT is that of one burst; those of TensorRT-LLM on Qwen3, and on Llama with
+    1024 prompt and answer tokens and tp < 8, are four prefills and more already at the smallest concurrency.
+    """
+    if row["backend"] == "sglang":
         return "burst"
-    return "lockstep" if backend == "trtllm" and llama else "closed-loop"
+    together = not llama or (row["isl"] == row["osl"] and tp < 8)
+    return "lockstep" if row["backend"] == "trtllm" and together else "closed-loop"
 
 
 def _read(path: Path) -> Iterator[Mapping[str, str]]:

@@ -11,12 +11,14 @@ from typing import Any
 from perfmodel.formulas.serving import closed_loop_tpot, mean_decode_length, static_batch_latency
 from perfmodel.predict.matmul import matmul_format
 from perfmodel.predict.serving.estimate import operating_point
+from perfmodel.predict.serving.operating import Point
 from perfmodel.predict.serving.memory import weights_per_rank
 from perfmodel.predict.serving.task import ServingTask, serving_task
 
 __all__ = [
     "SERVING_FOLDER", "ServingRow", "data_sheet_value", "load_serving_rows", "predicted_value", "serving_sources",
     "serving_task_of",
+    "value_of",
 ]  # fmt: skip
 
 SERVING_FOLDER = Path(__file__).parent / "published" / "serving"
@@ -98,13 +100,18 @@ def predicted_value(row: ServingRow) -> tuple[float, bool]:
     point, blocks = operating_point(task)
     length = float(row.prompt_tokens + row.output_tokens)
     fits = float(task.memory.concurrency(blocks, length)) >= 1.0
+    return value_of(row, point), fits
+
+
+def value_of(row: ServingRow, point: Point) -> float:
+    """The figure that a row prints, at an operating point of one replica."""
     values = {
         "ttft_s": point.ttft_s,
         "tpot_s": point.tpot_s,
         "request_latency_s": point.latency_s,
         "output_tokens_per_s_per_accelerator": point.requests_per_s * row.output_tokens / (row.tp * row.pp),
     }
-    return values[row.metric], fits
+    return values[row.metric]
 
 
 def data_sheet_value(row: ServingRow) -> float:

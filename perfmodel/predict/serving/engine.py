@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from perfmodel.errors import PlanError
-from perfmodel.formulas.overlap import host_exposed_time
 from perfmodel.formulas.serving import engine_host_time, sampling_bytes
 from perfmodel.ops import minimum
 from perfmodel.predict.communication import Links
@@ -100,13 +99,9 @@ class Engine:
 
     def _host(self, load: Load, device: Cost) -> list[Node]:
         software = self.software
-        captured = software.captures_decode if load.decodes_only else software.captures_prefill
-        layers_s = 0.0 if captured else float(software.host_layer_s) * self.model.n_layers
-        late = host_exposed_time(device.seconds, layers_s)
-        own = engine_host_time(
-            device.seconds + late, float(software.step_s), float(software.sequence_s), load.answered
-        )
-        return [Node.wait("launches", late, "host"), Node.wait("engine", own, "host")]
+        serial_s = float(software.step_s) + float(software.prompt_s) * load.prompts * load.finishes
+        own = engine_host_time(device.seconds, serial_s, float(software.sequence_s), load.answered)
+        return [Node.wait("engine", own, "host")]
 
 def _split(efficiency: Efficiency) -> Efficiency:
     """The same kernels where every library may sum a product in parts, as those of 16 bits do.

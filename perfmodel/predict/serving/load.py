@@ -37,15 +37,6 @@ class Load:
         """Sequences that get a token."""
         return self.prompts * self.finishes + self.sequences
 
-    @property
-    def decodes_only(self) -> bool:
-        """Whether no prompt is in it (scalars)."""
-        return not _positive(self.prompts)
-
-
-def _positive(value: Number) -> bool:
-    return bool((value > 0).any()) if hasattr(value, "any") else value > 0
-
 
 @dataclass(frozen=True, slots=True)
 class ServingShare:

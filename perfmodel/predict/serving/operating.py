@@ -31,11 +31,11 @@ _FIXED_POINT_ROUNDS = 8
 class Arrivals:
     """How a load generator in a closed loop sends: `requests_per_slot` in turn, the first of each slot at once.
 
-    `joint`: prompts that arrive together share iterations, so their answers end together and they stay together.
+    `joint` prompts arrive together and share an iteration, so their answers end together and they stay together.
     """
 
     requests_per_slot: float = 10.0
-    joint: bool = False
+    joint: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _closed_point(
     added_s = _added_s(engine, whole_s, decode_s, prompt_tokens)
     refills = closed_loop_refills(places, decoding_share, rounds)
     tpot_s = float(closed_loop_tpot(decode_s, added_s, refills, output_tokens))
-    together = _together(engine, places, prompt_tokens) if arrivals.joint else 1.0
+    together = min(places, arrivals.joint)
     first_s = _joint_s(engine, prompt, together, batch, prompt_tokens, output_tokens)
     request_s = float(engine.software.request_s)
     # A group of prompts is prefilled at once, so the queue of the first burst is one of groups.
@@ -183,11 +183,6 @@ def _added_s(engine: Engine, whole_s: float, decode_s: float, prompt_tokens: flo
     return max(0.0, whole_s - steps * decode_s)
 
 
-def _together(engine: Engine, batch: float, prompt_tokens: float) -> float:
-    """Prompts that one iteration takes, of those that arrive at once."""
-    return max(1.0, min(batch, math.floor(engine.software.max_batched_tokens / prompt_tokens)))
-
-
 def _joint_s(
     engine: Engine, prompt: Node, together: float, batch: float, prompt_tokens: float, output_tokens: float
 ) -> float:
@@ -195,7 +190,7 @@ def _joint_s(
         return float(prompt.cost.seconds)
     length = float(mean_decode_length(prompt_tokens, output_tokens))
     others = batch - together if engine.software.mixes_phases else 0.0
-    return float(engine.iteration(Load(together, prompt_tokens, 0.0, others, length)).cost.seconds)
+    return float(engine.iteration(Load(together, prompt_tokens, 0.0, max(0.0, others), length)).cost.seconds)
 
 
 def _bisected(excess: Callable[[float], float], high: float) -> float:

@@ -26,7 +26,7 @@ BATCHING = ("continuous", "static")
 ARRIVALS = {
     # Ten requests a slot in turn, as load generators are usually run; the first of every slot at once.
     "closed-loop": Arrivals(),
-    "lockstep": Arrivals(joint=True),
+    "lockstep": Arrivals(joint=4.0),
     "burst": Arrivals(requests_per_slot=1.0),
 }
 """Protocols of load generators for a given concurrency; the TTFT depends on them."""
