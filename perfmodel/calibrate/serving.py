@@ -45,7 +45,9 @@ def fit_generation(software: str) -> tuple[dict[str, float], float, int]:
         ]
         return fmean(misses) + _PULL * fmean(log * log for log in logs)
 
-    found = minimize(error, [0.0] * len(FITTED), method="Nelder-Mead", options={"maxfev": 160, "xatol": 0.02})
+    corners = [[0.0] * len(FITTED)] + [[float(i == j) for j in range(len(FITTED))] for i in range(len(FITTED))]
+    options = {"maxfev": 160, "xatol": 0.02, "initial_simplex": corners}
+    found = minimize(error, corners[0], method="Nelder-Mead", options=options)
     numbers = {name: one * math.exp(log) for name, one, log in zip(FITTED, _START, found.x, strict=True)}
     return numbers, float(found.fun), len(rows)
 

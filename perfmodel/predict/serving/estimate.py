@@ -9,6 +9,7 @@ from typing import Any
 
 from perfmodel._version import __version__
 from perfmodel.formulas.cost import cost_usd_per_mtok, energy_j
+from perfmodel.formulas.serving import mean_decode_length
 from perfmodel.predict.cost import Node, total
 from perfmodel.predict.layout import ParallelLayout
 from perfmodel.predict.records import Warned, term_of
@@ -60,12 +61,14 @@ def estimate_serving(
 
 def operating_point(task: ServingTask) -> tuple[Point, float]:
     """One replica at work, and the blocks of its cache."""
-    replicas, length = float(task.layout.dp), float(task.prompt_tokens + task.output_tokens)
+    replicas = float(task.layout.dp)
     sizes = float(task.prompt_tokens), float(task.output_tokens)
     blocks = float(task.memory.blocks(*_peak(task)))
     if task.batching == "static":
         return static_batch(task.engine, math.ceil((task.concurrency or 1.0) / replicas), *sizes), blocks
-    limit = min(float(task.software.max_batch), max(1.0, float(task.memory.concurrency(blocks, length))))
+    # Blocks are taken as an answer grows, and running answers are on average halfway.
+    held = max(1.0, float(task.memory.concurrency(blocks, mean_decode_length(*sizes))))
+    limit = min(float(task.software.max_batch), held)
     if task.concurrency is not None:
         each = max(1.0, task.concurrency / replicas)
         return closed_loop(task.engine, each, *sizes, limit, ARRIVALS[task.arrivals]), blocks
