@@ -36,19 +36,21 @@ def fit_generation(software: str) -> tuple[dict[str, float], float, int]:
     if not rows:
         return {}, 0.0, 0
     tasks = [serving_task_of(row) for row in rows]
+    # One static batch shows neither admission nor a front end: its rows fix what lies between iterations.
+    fitted = FITTED[:1] if all(row.batching == "static" for row in rows) else FITTED
 
     def error(logs: Sequence[float]) -> float:
-        numbers = dict(zip(FITTED, (one * math.exp(log) for one, log in zip(_START, logs, strict=True)), strict=True))
+        numbers = {name: one * math.exp(log) for name, one, log in zip(fitted, _START, logs, strict=False)}
         misses = [
             abs(math.log(value_of(row, operating_point(_with(task, numbers))[0]) / row.measured))
             for row, task in zip(rows, tasks, strict=True)
         ]
         return fmean(misses) + _PULL * fmean(log * log for log in logs)
 
-    corners = [[0.0] * len(FITTED)] + [[float(i == j) for j in range(len(FITTED))] for i in range(len(FITTED))]
+    corners = [[0.0] * len(fitted)] + [[float(i == j) for j in range(len(fitted))] for i in range(len(fitted))]
     options = {"maxfev": 160, "xatol": 0.02, "initial_simplex": corners}
     found = minimize(error, corners[0], method="Nelder-Mead", options=options)
-    numbers = {name: one * math.exp(log) for name, one, log in zip(FITTED, _START, found.x, strict=True)}
+    numbers = {name: one * math.exp(log) for name, one, log in zip(fitted, _START, found.x, strict=False)}
     return numbers, float(found.fun), len(rows)
 
 
