@@ -10,8 +10,15 @@ from pydantic import Field, field_validator
 
 from perfmodel.specs import registry
 from perfmodel.specs.quantity import Quantity, QuantityOrZero, SourcedSpec
+from perfmodel.specs.software import Software, load_software
 
-__all__ = ["DEFAULT_SERVING_SOFTWARE", "SERVING_NUMBERS", "ServingSoftware", "load_serving_software"]
+__all__ = [
+    "DEFAULT_SERVING_SOFTWARE",
+    "SERVING_NUMBERS",
+    "ServingSoftware",
+    "load_any_software",
+    "load_serving_software",
+]
 
 DEFAULT_SERVING_SOFTWARE = "vllm-2025"
 SERVING_NUMBERS = (
@@ -30,8 +37,8 @@ class ServingSoftware(SourcedSpec):
 
     The six numbers are `step_s` [s] between iterations, `sequence_s` [s] of the front end for each token it hands out,
     `prompt_s` [s] of each new prompt in its iteration (admission, blocks, an iteration that no captured graph fits),
-    `request_s` [s] of a request outside of iterations, `memory_fraction` [1] of an accelerator that the engine fills, and `workspace_bytes` [B] beyond weights,
-    activations and cache. Everything else says what the engine does:
+    `request_s` [s] of a request outside of iterations, `memory_fraction` [1] of an accelerator that the engine fills,
+    and `workspace_bytes` [B] beyond weights, activations and cache. Everything else says what the engine does:
 
     * `*_library`: whose kernels it calls; `fused_quantise`: norms and activations write the narrow format themselves;
       `splits_products`: products of few rows sum in parts in every format; `vector_elements` a thread loads at once;
@@ -79,3 +86,9 @@ def load_serving_software(
     16
     """
     return registry.load("software", DEFAULT_SERVING_SOFTWARE if what is None else what, ServingSoftware)
+
+
+def load_any_software(id: str) -> Software | ServingSoftware:
+    """The generation of that id, of training or of serving; raises `SpecError`."""
+    kind = registry.read_toml(registry.path_of("software", id)).get("kind")
+    return load_serving_software(id) if kind == "serving" else load_software(id)

@@ -177,7 +177,7 @@ def _wide_rows(row: Mapping[str, str]) -> Iterator[tuple[str, Row]]:
         "version": row["backend_version"],
         "cited": f"aiconfigurator 0.12, {row['origin']}, {row['id']}",
     }
-    name = "llama-3.1-70b" if llama else "qwen3-32b"
+    name = "llama-70b" if llama else "qwen3-32b"
     for metric, column in (("tpot", "silicon_tpot_ms"), ("ttft", "silicon_ttft_ms")):
         value = float(row[column]) * 1e-3
         yield f"wide-{name}-{metric}", base | {"metric": f"{metric}_s", "measured": value}

@@ -11,8 +11,8 @@ from typing import Any
 from perfmodel.formulas.serving import closed_loop_tpot, mean_decode_length, static_batch_latency
 from perfmodel.predict.matmul import matmul_format
 from perfmodel.predict.serving.estimate import operating_point
-from perfmodel.predict.serving.operating import Point
 from perfmodel.predict.serving.memory import weights_per_rank
+from perfmodel.predict.serving.operating import Point
 from perfmodel.predict.serving.task import ServingTask, serving_task
 
 __all__ = [

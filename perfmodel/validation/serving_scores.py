@@ -32,7 +32,7 @@ SERVING_TOLERANCES = Path(__file__).parent / "serving_tolerances.toml"
 MOST_REFUSED = 0.02
 _HEAD = "# Written by `perfmodel validate --serving --record`; headline figures of the last record, in percent.\n"
 _RESIDUALS_HEAD = (
-    "# Written by `perfmodel validate --serving --record`: ln(measured / predicted) of the validated rows, by quantity\n"
+    "# Written by `perfmodel validate --serving --record`: ln(measured / predicted) of validated rows, by quantity\n"
     "# and source; they set the width of serving intervals. Rows that fixed constants stay out.\n"
 )
 _QUANTITY = {

@@ -103,6 +103,7 @@ class Engine:
         own = engine_host_time(device.seconds, serial_s, float(software.sequence_s), load.answered)
         return [Node.wait("engine", own, "host")]
 
+
 def _split(efficiency: Efficiency) -> Efficiency:
     """The same kernels where every library may sum a product in parts, as those of 16 bits do.
 

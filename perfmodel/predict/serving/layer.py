@@ -17,7 +17,7 @@ from perfmodel.predict.row_kernels import RowKernels
 from perfmodel.predict.serving.load import Load, ServingShare
 from perfmodel.predict.serving.precisions import Precisions
 from perfmodel.specs.architecture import Architecture
-from perfmodel.specs.blocks import LayerKind, Product
+from perfmodel.specs.blocks import LayerKind
 from perfmodel.specs.serving_software import ServingSoftware
 
 __all__ = ["LayerModel"]
@@ -26,7 +26,7 @@ _SIXTEEN_BITS = 2.0
 # Reading the last cache over reading memory: 2.2 on the A100, 1.7 to 2 on the H100 (microbenchmarks of Luo et al. 2024,
 # arXiv:2402.13499, table of L2 throughput).
 _CACHE_SPEED = 2.0
-# Norm with the residual added in the same kernel: branch and residual in, sum and norm out, per element of a plain norm.
+# Norm with the residual added in the same kernel: branch and residual in, sum and norm out, over a plain norm.
 _WITH_RESIDUAL = 2.0
 
 
@@ -67,7 +67,8 @@ class LayerModel:
 
     def _routed(self, load: Load) -> Cost:
         experts, share = self.model.experts, self.share
-        assert experts is not None and self.experts is not None
+        assert experts is not None
+        assert self.experts is not None
         return self.experts.ffn(
             self._rank_tokens(load), float(self.model.d_model), experts.d_ff / share.etp,
             experts.n_experts / share.ep, float(experts.experts_per_token), self.model.gated_mlp,

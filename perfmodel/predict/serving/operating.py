@@ -120,9 +120,7 @@ def _closed_point(
     )  # fmt: skip
 
 
-def open_arrivals(
-    engine: Engine, rate_per_s: float, prompt_tokens: float, output_tokens: float, limit: float
-) -> Point:
+def open_arrivals(engine: Engine, rate_per_s: float, prompt_tokens: float, output_tokens: float, limit: float) -> Point:
     """Poisson arrivals: the batch at which as many leave as come (Little), prompts waiting as before one server.
 
     A rate beyond what the replica serves gives the fullest one, marked saturated.

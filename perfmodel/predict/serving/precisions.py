@@ -45,7 +45,9 @@ class Precisions:
         return self.activations not in _SIXTEEN
 
 
-def make_precisions(weights: str, activations: str | None, kv_cache: str | None, accelerator: Accelerator) -> Precisions:
+def make_precisions(
+    weights: str, activations: str | None, kv_cache: str | None, accelerator: Accelerator
+) -> Precisions:
     """The precisions of a deployment, checked against what the accelerator has; raises `PlanError`.
 
     `activations` None: those of the weights where hardware multiplies them (fp8, nvfp4), else 16 bits; `kv_cache` None:
