@@ -38,7 +38,7 @@ class Engine:
         own = _split(own) if software.splits_products else own
         self.model, self.software, self.layout, self.precisions = model, software, layout, precisions
         self.kernels = Kernels(accelerator, own, precisions.product, steady=True, casts_apart=True)
-        self.links = Links(cluster, efficiency)
+        self.links = Links(cluster if software.in_network else _without_switch_sums(cluster), efficiency)
         self.share = ServingShare(float(layout.tp), float(layout.ep), float(max(1, layout.tp // layout.ep)))
         self.layers = LayerModel(
             model, self.kernels, RowKernels(accelerator, efficiency, vector_elements=software.vector_elements),
@@ -102,6 +102,12 @@ class Engine:
         serial_s = float(software.step_s) + float(software.prompt_s) * load.prompts * load.finishes
         own = engine_host_time(device.seconds, serial_s, float(software.sequence_s), load.answered)
         return [Node.wait("engine", own, "host")]
+
+
+def _without_switch_sums(cluster: Cluster) -> Cluster:
+    """The same cluster for a stack whose collectives do not use the switch's adders."""
+    tiers = tuple(tier.model_copy(update={"in_network_reduction": False}) for tier in cluster.tiers)
+    return cluster.model_copy(update={"tiers": tiers})
 
 
 def _split(efficiency: Efficiency) -> Efficiency:
