@@ -178,21 +178,17 @@ class LayerModel:
         """Inputs of all products read in 16 bits and written narrow, one kernel each."""
         per_element = _SIXTEEN_BITS + matmul_format(self.precisions.product).left_bytes
         products = [one for one in self.model.products(kind) if not one.experts and one.split != "none"]
-        widths = [self.share.columns(self.model, kind, product)[1] for product in products]
         # Products of the same input share its narrow copy.
-        distinct = {id(one) if isinstance(one, float) is False else one: one for one in widths}
-        n_bytes = sum(per_element * load.tokens * width for width in distinct.values())
-        return self.kernels.elementwise(n_bytes, "vllm-activation", float(len(distinct)))
+        inputs = {(product.k, product.split): product for product in products}.values()
+        widths = [self.share.columns(self.model, kind, product)[1] for product in inputs]
+        n_bytes = sum(per_element * load.tokens * width for width in widths)
+        return self.kernels.elementwise(n_bytes, "vllm-activation", float(len(widths)))
 
     # Messages
 
     def _tensor(self, kind: LayerKind, load: Load) -> Cost:
-        sums = sum(1 for one in self.model.products(kind) if one.split == "row" and not one.experts)
-        sums += kind.ffn == "experts" and not any(
-            one.split == "row" and not one.experts and one.name != "output_projection"
-            for one in self.model.products(kind)[-2:]
-        )
-        sums = min(sums, (kind.mixer != "none") + (kind.ffn != "none"))
+        # Mixer and FFN each end in a product whose parts are summed over the ranks.
+        sums = (kind.mixer != "none") + (kind.ffn != "none")
         if self.model.parallel_block:
             sums = min(sums, 1)
         return self.all_reduce(load.tokens) * float(sums)

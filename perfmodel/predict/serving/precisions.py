@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from perfmodel.errors import PlanError, unknown_name
 from perfmodel.predict.attention import CACHE_BYTES_PER_ELEMENT
-from perfmodel.specs.accelerator import Accelerator
 from perfmodel.specs.architecture import BYTE_PER_VALUE
 
 __all__ = ["KV_PRECISIONS", "WEIGHT_PRECISIONS", "Precisions", "make_precisions"]
@@ -45,10 +44,8 @@ class Precisions:
         return self.activations not in _SIXTEEN
 
 
-def make_precisions(
-    weights: str, activations: str | None, kv_cache: str | None, accelerator: Accelerator
-) -> Precisions:
-    """The precisions of a deployment, checked against what the accelerator has; raises `PlanError`.
+def make_precisions(weights: str, activations: str | None, kv_cache: str | None) -> Precisions:
+    """The precisions of a deployment; raises `PlanError` for those that no kernel multiplies.
 
     `activations` None: those of the weights where hardware multiplies them (fp8, nvfp4), else 16 bits; `kv_cache` None:
     16 bits.
@@ -69,8 +66,4 @@ def make_precisions(
         product = weights
     else:
         raise PlanError(f"activations: {weights} weights are not multiplied with {inputs} inputs (got {inputs!r})")
-    cache = kv_cache or "bf16"
-    if cache == "fp8" and accelerator.vendor == "NVIDIA" and "fp8" not in accelerator.peak_flop_per_s:
-        # Older parts can store eight bits (A100: int8 or emulated fp8); the bytes are the same.
-        cache = "fp8"
-    return Precisions(weights, inputs, cache, product)
+    return Precisions(weights, inputs, kv_cache or "bf16", product)

@@ -80,7 +80,7 @@ def serving_task(
     if not architecture.causal or architecture.head != "lm":
         raise PlanError(f"model: {architecture.id} generates no tokens (an encoder)")
     _check_load(concurrency, arrival_rate_per_s, batching)
-    precisions = make_precisions(weights, activations, kv_cache, machine.accelerator)
+    precisions = make_precisions(weights, activations, kv_cache)
     efficiency = load_efficiency(machine.accelerator.id, machine.accelerator.relative)
     memory = ServingMemory(architecture, stack, chosen, precisions, float(machine.accelerator.capacity_bytes))
     return ServingTask(
