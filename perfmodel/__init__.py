@@ -23,6 +23,7 @@ _HOMES = {
     "estimate_collective": "perfmodel.predict.kernel_estimates",
     "estimate_gemm": "perfmodel.predict.kernel_estimates",
     "estimate_memory": "perfmodel.predict.training",
+    "estimate_serving": "perfmodel.predict.serving.estimate",
     "estimate_training": "perfmodel.predict.training",
     "explain": "perfmodel.formulas",
     "load_accelerator": "perfmodel.specs.accelerator",

@@ -7,6 +7,7 @@ import pytest
 from perfmodel.calibrate.layer_table import ACCELERATOR, fit_layer_table
 from perfmodel.specs import registry
 from perfmodel.specs.efficiency import load_efficiency
+from perfmodel.specs.serving_software import load_any_software
 from perfmodel.specs.software import load_software
 
 
@@ -29,5 +30,5 @@ def test_overlap_is_what_the_layer_times_need(fit) -> None:
 
 def test_a_generation_has_six_numbers_and_names_what_it_lacks() -> None:
     for id in registry.ids("software"):
-        software = load_software(id)
+        software = load_any_software(id)
         assert software.calibrated_on or software.inherits, id

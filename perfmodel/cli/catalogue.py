@@ -81,13 +81,14 @@ def _found(id: str) -> Entry:
     import perfmodel as pm
     from perfmodel.formulas import all_formulas
     from perfmodel.specs.registry import ids
+    from perfmodel.specs.serving_software import load_any_software
 
     loaders = {
         "models": ("model", pm.load_model),
         "accelerators": ("accelerator", pm.load_accelerator),
         "clusters": ("cluster", pm.load_cluster),
         "hosts": ("host", pm.load_host),
-        "software": ("software", pm.load_software),
+        "software": ("software", load_any_software),
     }
     for shelf, (kind, load) in loaders.items():
         if id in ids(shelf):
@@ -174,10 +175,10 @@ def _tier(tier: Tier) -> Entry:
 
 def _software() -> Iterable[Entry]:
     from perfmodel.specs.registry import ids
-    from perfmodel.specs.software import load_software
+    from perfmodel.specs.serving_software import load_any_software
 
     for id in ids("software"):
-        stack = load_software(id)
+        stack = load_any_software(id)
         lists = {"calibrated_on": list(stack.calibrated_on), "inherits": list(stack.inherits)}
         yield {"id": id, "kind": stack.kind, "name": stack.name} | lists
 

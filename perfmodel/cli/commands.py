@@ -24,6 +24,7 @@ DONE, NOT_FEASIBLE = 0, 1
 _SCHEMAS = {
     "training-estimate": ("perfmodel.predict.records", "TrainingEstimate", "serialization"),
     "training-plan": ("perfmodel.plan.records", "TrainingPlan", "serialization"),
+    "serving-estimate": ("perfmodel.predict.serving.records", "ServingEstimate", "serialization"),
     "memory-estimate": ("perfmodel.cli.memory", "MemoryEstimate", "serialization"),
     "kernel-estimate": ("perfmodel.predict.kernel_documents", "KernelEstimate", "serialization"),
     "accelerator": ("perfmodel.specs.accelerator", "Accelerator", "validation"),
@@ -93,6 +94,12 @@ def validate(args: Namespace) -> int:
     """`perfmodel validate`: 1 where a source is over its tolerance."""
     from perfmodel import validation
 
+    if args.kernels and args.serving:
+        raise PlanError("--kernels, --serving: give one of the two")
+    if args.serving:
+        from perfmodel.cli.serving import validate_serving
+
+        return validate_serving(args)
     if args.kernels:
         return _validate_kernels(args)
     if args.because and not args.record:

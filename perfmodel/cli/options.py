@@ -18,6 +18,7 @@ __all__ = [
     "ESTIMATE_COLLECTIVE",
     "ESTIMATE_GEMM",
     "ESTIMATE_MEMORY",
+    "ESTIMATE_SERVING",
     "ESTIMATE_TRAINING",
     "LAYOUT",
     "OPTIONS",
@@ -37,6 +38,9 @@ SCHEDULES = ("gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2", "zb-1p", "zb-2p",
 MODULES = ("core_attn", "mla_up_proj", "mlp", "moe", "shared_experts", "mlp_act", "moe_act", "layernorm")
 CP_EXCHANGES = ("ring", "all-gather", "all-to-all")
 OFFLOADS = ("activations", "activation_layers")
+WEIGHTS = ("fp16", "bf16", "fp8", "fp8-block", "int8", "int4", "nvfp4")
+INPUTS = ("fp16", "bf16", "fp8", "int8", "nvfp4")
+CACHES = ("fp16", "bf16", "fp8")
 ALGORITHMS = ("auto", "ring", "tree", "in_network", "halving_doubling", "star", "hierarchical", "torus")
 
 
@@ -126,6 +130,27 @@ LAYOUT = (
 PLAN_TRAINING = _SCENARIO + _TRAINED + _SEARCH
 ESTIMATE_TRAINING = _SCENARIO + _TRAINED + LAYOUT
 ESTIMATE_MEMORY = tuple(option for option in ESTIMATE_TRAINING if option.name != "tokens")
+_SERVED = (
+    Option("prompt_tokens", "whole", "tokens of a prompt", low=1, required=True),
+    Option("output_tokens", "whole", "tokens of an answer", low=1, required=True),
+    Option("concurrency", "whole", "requests in flight, or the size of a static batch", low=1),
+    Option("arrival_rate_per_s", "number", "requests a second of the whole deployment, Poisson", low=0),
+    Option("weights", "text", "precision of the weights", choices=WEIGHTS, default="bf16"),
+    Option("activations", "text", "precision of inputs of products (default: as the weights ask)", choices=INPUTS),
+    Option("kv_cache", "text", "precision of the cache (default: bf16)", choices=CACHES),
+    Option("batching", "text", "how requests share iterations", choices=("continuous", "static"), default="continuous"),
+    Option(
+        "arrivals",
+        "text",
+        "load generator of a closed loop (default: closed-loop)",
+        choices=("closed-loop", "lockstep", "burst"),
+    ),
+)
+ESTIMATE_SERVING = (
+    *(option for option in _SCENARIO if option.name in ("model", "cluster", "accelerators", "software")),
+    *_SERVED,
+    *LAYOUT,
+)
 _ACCELERATOR = Option("accelerator", "spec", "accelerator id or file", required=True, complete="accelerators")
 ESTIMATE_GEMM = (
     _ACCELERATOR,
@@ -174,7 +199,7 @@ CALIBRATE = (
     ),
     Option("dtype", "text", "rows of this format: bf16, fp8, fp8-block, nvfp4, ... (default: the only one, or bf16)"),
 )
-OPTIONS = {option.name: option for option in (*_SCENARIO, *_TRAINED, *_SEARCH, *LAYOUT)}
+OPTIONS = {option.name: option for option in (*_SCENARIO, *_TRAINED, *_SEARCH, *_SERVED, *LAYOUT)}
 
 
 def parsed(option: Option, text: str) -> Any:

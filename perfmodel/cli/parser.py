@@ -18,6 +18,7 @@ from perfmodel.cli.options import (
     ESTIMATE_COLLECTIVE,
     ESTIMATE_GEMM,
     ESTIMATE_MEMORY,
+    ESTIMATE_SERVING,
     ESTIMATE_TRAINING,
     LAYOUT,
     PLAN_TRAINING,
@@ -31,6 +32,7 @@ LISTS = ("models", "hardware", "software", "formulas", "published", "systems")
 SCHEMAS = (
     "training-estimate",
     "training-plan",
+    "serving-estimate",
     "memory-estimate",
     "kernel-estimate",
     "scenario",
@@ -232,6 +234,9 @@ def _estimate(parser: argparse.ArgumentParser) -> None:
     memory = _command(what, parser, "memory", "bytes on the fullest accelerator at the peak of a training step")
     memory.set_defaults(run=f"{_COMMANDS}:estimate_memory")
     _scenario(memory, ESTIMATE_MEMORY)
+    serving = _command(what, parser, "serving", "latency, rate, memory and cost of a deployment under a load")
+    serving.set_defaults(run="perfmodel.cli.serving:estimate_serving")
+    _scenario(serving, ESTIMATE_SERVING)
     for name, options, text in (
         ("gemm", ESTIMATE_GEMM, "time of one matrix product, and its place under the roofline"),
         ("attention", ESTIMATE_ATTENTION, "time of attention of one layer, prefill or decode"),
@@ -271,6 +276,7 @@ def _validate(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=f"{_COMMANDS}:validate")
     parser.add_argument("--source", metavar="ID", help="this source alone; see perfmodel list published")
     parser.add_argument("--kernels", action="store_true", help="kernels and messages instead of whole steps")
+    parser.add_argument("--serving", action="store_true", help="serving instead of training")
     parser.add_argument("--record", action="store_true", help="write the residuals and tolerances that this run gives")
     parser.add_argument("--because", metavar="TEXT", help="with --record: the physics why a tolerance rises")
     _output(parser)

@@ -17,7 +17,12 @@ from perfmodel.errors import PlanError, SpecError, unknown_name
 __all__ = ["Scenario", "gather", "read_scenario"]
 
 _LAYOUT_NAMES = frozenset(option.name for option in LAYOUT)
-_DOCUMENTS = ("perfmodel/training-estimate/1", "perfmodel/training-plan/1", "perfmodel/memory-estimate/1")
+_DOCUMENTS = (
+    "perfmodel/training-estimate/1",
+    "perfmodel/training-plan/1",
+    "perfmodel/memory-estimate/1",
+    "perfmodel/serving-estimate/1",
+)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,160 @@
+"""`perfmodel estimate serving` and `perfmodel validate --serving`: their documents and their pages."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from perfmodel.cli.commands import DONE, NOT_FEASIBLE
+from perfmodel.cli.options import ESTIMATE_SERVING, LAYOUT, parsed
+from perfmodel.cli.output import emit, say
+from perfmodel.cli.scenario import gather
+from perfmodel.errors import PlanError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["estimate_serving", "serving_page", "serving_validation_page", "validate_serving"]
+
+
+def estimate_serving(args: Namespace) -> int:
+    """`perfmodel estimate serving`: 0, also for a deployment that does not fit."""
+    import perfmodel as pm
+
+    given = {
+        option.name: value if isinstance(value := getattr(args, option.name), bool) else parsed(option, value)
+        for option in ESTIMATE_SERVING
+        if hasattr(args, option.name)
+    }
+    scenario = gather(ESTIMATE_SERVING, given, args.file, "estimate serving")
+    for note in scenario.notes:
+        say(f"note: {note}")
+    question = dict(scenario.values)
+    layout = {option.name: question.pop(option.name) for option in LAYOUT if option.name in question}
+    cluster = pm.load_cluster(question.pop("cluster"), accelerators=question.pop("accelerators", None))
+    document = pm.estimate_serving(cluster=cluster, layout=layout, **question).to_dict()
+    emit(document, lambda console: serving_page(console, document), as_json=args.json, file=args.output)
+    return DONE
+
+
+def validate_serving(args: Namespace) -> int:
+    """`perfmodel validate --serving`: 1 where a source is over its tolerance."""
+    from perfmodel.validation.serving_scores import record_serving, run_serving
+
+    if args.because and not args.record:
+        raise PlanError("--because: goes with --record")
+    if args.record and args.source:
+        raise PlanError("--record: needs every source; leave out --source")
+    report = run_serving(args.source)
+    if args.record:
+        record_serving(report, because=args.because)
+        say("recorded serving residuals and tolerances")
+        report = run_serving()
+    document = report.to_dict()
+    emit(document, lambda console: serving_validation_page(console, document), as_json=args.json, file=args.output)
+    return NOT_FEASIBLE if document["over_tolerance"] else DONE
+
+
+def serving_page(console: Console, document: Mapping[str, Any]) -> None:
+    """The page of one estimate: latencies with their spread, rates, memory, and where an iteration goes."""
+    from rich.text import Text
+
+    from perfmodel.cli import format as fmt
+    from perfmodel.cli.render import plain_table
+
+    asked = document["request"]
+    model = asked["model"] if isinstance(asked["model"], str) else asked["model"].get("id", "model")
+    load = f"{asked['concurrency']} at once" if asked["concurrency"] else f"{asked['arrival_rate_per_s']:g} requests/s"
+    console.print(
+        Text.assemble(
+            (f"{model} on {document['accelerators_used']} of {asked['cluster']}: ", "bold"),
+            (f"{document['output_tokens_per_s']:,.0f} output tokens/s", "bold green"),
+            f", {document['output_tokens_per_s_per_accelerator']:,.0f} per accelerator",
+        )
+    )
+    console.print(
+        f"{asked['prompt_tokens']} + {asked['output_tokens']} tokens, {load}, {asked['batching']}, "
+        f"{asked['weights']} weights, {asked['kv_cache']} cache, {asked['software']}, arrivals {asked['arrivals']}"
+    )
+    table = plain_table("", "mean", "80 % interval of it", "p50", "p90", "p99")
+    for name in ("ttft", "tpot"):
+        spread = [fmt.seconds(document[f"{name}_p{percent}_s"]) for percent in (50, 90, 99)]
+        interval = fmt.seconds_interval(*document[f"{name}_interval_s"])
+        table.add_row(name.upper(), fmt.seconds(document[f"{name}_s"]), interval, *spread)
+    table.add_row("request", fmt.seconds(document["request_latency_s"]))
+    console.print()
+    console.print(table)
+    _iterations(console, document)
+    _capacity(console, document)
+
+
+def _iterations(console: Console, document: Mapping[str, Any]) -> None:
+    from perfmodel.cli import format as fmt
+    from perfmodel.cli.render import heading, plain_table
+
+    for term in document["terms"]:
+        whole = term["seconds"]
+        heading(console, f"One {term['name'].replace('_', ' ')}", fmt.seconds(whole))
+        table = plain_table("", fmt.time_unit(whole), "share", "bound by", left=(0, 3))
+        for part in term["children"]:
+            share = fmt.percent(part["seconds"] / whole) if whole else ""
+            table.add_row(
+                part["name"].replace("_", " "), fmt.seconds_beside(part["seconds"], whole), share, part["bound_by"]
+            )
+        console.print(table)
+
+
+def _capacity(console: Console, document: Mapping[str, Any]) -> None:
+    from perfmodel.cli import format as fmt
+    from perfmodel.cli.render import heading, plain_table
+
+    memory = document["memory_bytes"]
+    fits = "" if document["fits"] else "; does not fit"
+    heading(console, "Memory of an accelerator", f"{fmt.bytes_(memory['capacity'])}{fits}")
+    table = plain_table("", "")
+    for name in ("weights", "kv_cache", "activations", "workspace", "total"):
+        table.add_row(name.replace("_", " "), fmt.bytes_(memory[name]))
+    console.print(table)
+    console.print(
+        f"{document['kv_blocks']} blocks of {document['block_tokens']} tokens: "
+        f"{document['max_concurrency']} requests of this length at once; "
+        f"{fmt.usd(document['cost_usd_per_mtok'])} and {document['energy_j_per_token'] / 3.6:.3g} kWh "
+        "per million output tokens"
+    )
+    if document["warnings"]:
+        heading(console, "Mind")
+    for one in document["warnings"]:
+        console.print(f"- {one['formula']}: {one['quantity']}: {one['value']} (valid: {one['valid']})", markup=False)
+
+
+def serving_validation_page(console: Console, report: Mapping[str, Any]) -> None:
+    """The page of the report of `run_serving`."""
+    from rich.text import Text
+
+    from perfmodel.cli import format as fmt
+    from perfmodel.cli.render import heading, plain_table
+
+    console.print(Text("Serving against published rows", "bold"))
+    remark = "mean |predicted / measured - 1| on rows that fix no number; (rows that do); sheet: peaks alone; "
+    console.print(Text(f"{remark}const.: that times one factor fitted on the same rows", "dim"))
+    table = plain_table("source", "rows", "error", "(cal.)", "bias", "sheet", "const.", "80 %", "limit", gap=1)
+    for id, one in report["sources"].items():
+        used, limit = one["calibrated_mape"], one["tolerance_percent"]
+        table.add_row(
+            id,
+            str(one["scored"]),
+            Text(fmt.percent(one["mape"]), "bold red" if one["over_tolerance"] else "bold"),
+            "-" if used is None else f"({fmt.percent(used)})",
+            fmt.percent(one["bias"], signed=True),
+            fmt.percent(one["data_sheet_mape"]),
+            fmt.percent(one["constant_mape"]),
+            fmt.percent(one["coverage"]),
+            "-" if limit is None else f"{limit:g} %",
+        )
+    console.print(table)
+    refused = [(id, text) for id, one in report["sources"].items() for text in one["refused"]]
+    if refused:
+        heading(console, "Refused")
+    for id, text in refused:
+        console.print(f"- {id}: {text}", markup=False)

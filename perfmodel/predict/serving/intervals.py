@@ -1,0 +1,62 @@
+"""How sure a TTFT or a TPOT is: from the residuals of the serving validation."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from perfmodel.predict.serving.task import ServingTask
+from perfmodel.predict.uncertainty import BEYOND, SAME_ARCHITECTURE, pooled_quantile
+from perfmodel.specs.accelerator import load_accelerator
+
+__all__ = ["SERVING_RESIDUALS", "forget_serving_residuals", "serving_interval", "serving_widenings"]
+
+SERVING_RESIDUALS = Path(__file__).parents[2] / "data" / "serving_residuals.toml"
+_Z80 = 1.2816
+
+
+@cache
+def _residuals() -> Mapping[str, Mapping[str, Sequence[float]]]:
+    """ln(measured / predicted) by quantity (ttft, tpot) and source."""
+    if not SERVING_RESIDUALS.is_file():
+        return {}
+    kept: dict[str, Any] = tomllib.loads(SERVING_RESIDUALS.read_text(encoding="utf-8"))
+    return kept
+
+
+def forget_serving_residuals() -> None:
+    """Read the residuals again: others were recorded."""
+    _residuals.cache_clear()
+
+
+def serving_widenings(task: ServingTask) -> Iterator[dict[str, Any]]:
+    """Warning records for what an estimate rests on without calibration."""
+    if not task.software.calibrated_on:
+        yield {"formula": "software", "quantity": task.software.id, "value": "serving", "valid": "no calibration"}
+    part = task.cluster.accelerator
+    product = task.precisions.product
+    for note in task.notes:
+        if note.startswith((f"{part.id} inherits every", f"matmul.{product} of {part.id} ")):
+            donor = load_accelerator(part.relative) if part.relative else None
+            same = donor is not None and donor.architecture == part.architecture
+            formula = "efficiency of the same architecture" if same else "efficiency"
+            yield {"formula": formula, "quantity": part.id, "value": note, "valid": "own tables"}
+            return
+
+
+def serving_interval(
+    seconds: float, quantity: str, formulas: Sequence[str], leave_out: str | None = None
+) -> tuple[float, float]:
+    """The 80 % interval [s] of the mean; wider for a software or an accelerator without calibration of its own."""
+    pool = [rows for source, rows in _residuals().get(quantity, {}).items() if source != leave_out and rows]
+    low, high = (pooled_quantile(pool, share) for share in (0.1, 0.9)) if pool else (-0.3, 0.3)
+    extra = 0.0
+    for formula in formulas:
+        own = SAME_ARCHITECTURE if formula == "efficiency of the same architecture" else BEYOND
+        extra = math.hypot(extra, own)
+    below, above = math.hypot(min(low, 0.0), _Z80 * extra), math.hypot(max(high, 0.0), _Z80 * extra)
+    return seconds * math.exp(-below), seconds * math.exp(above)

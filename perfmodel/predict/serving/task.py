@@ -1,0 +1,129 @@
+"""A checked question about serving: every description loaded, every argument refused with a reason."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from perfmodel.errors import OutOfRangeError, PlanError, unknown_name
+from perfmodel.predict.layout import ParallelLayout, make_layout
+from perfmodel.predict.serving.engine import Engine
+from perfmodel.predict.serving.memory import ServingMemory
+from perfmodel.predict.serving.operating import Arrivals
+from perfmodel.predict.serving.precisions import Precisions, make_precisions
+from perfmodel.specs.architecture import Architecture
+from perfmodel.specs.cluster import Cluster, load_cluster
+from perfmodel.specs.efficiency import load_efficiency
+from perfmodel.specs.huggingface import load_model
+from perfmodel.specs.serving_software import ServingSoftware, load_serving_software
+
+__all__ = ["ARRIVALS", "BATCHING", "ServingTask", "check_serving_layout", "serving_task"]
+
+BATCHING = ("continuous", "static")
+ARRIVALS = {
+    # Ten requests a slot in turn, as load generators are usually run; the first of every slot at once.
+    "closed-loop": Arrivals(),
+    "lockstep": Arrivals(joint=4.0),
+    "burst": Arrivals(requests_per_slot=1.0),
+}
+"""Protocols of load generators for a given concurrency; the TTFT depends on them."""
+_UNUSED = {"cp": 1, "vpp": 1, "attention_dp": 1}
+
+
+@dataclass(frozen=True)
+class ServingTask:
+    """Everything about a deployment and its load."""
+
+    model: Architecture
+    cluster: Cluster
+    software: ServingSoftware
+    layout: ParallelLayout
+    precisions: Precisions
+    prompt_tokens: int
+    output_tokens: int
+    concurrency: float | None
+    arrival_rate_per_s: float | None
+    batching: str
+    arrivals: str
+    engine: Engine
+    memory: ServingMemory
+    notes: tuple[str, ...]
+
+
+def serving_task(
+    model: Any,
+    cluster: Any,
+    *,
+    layout: ParallelLayout | Mapping[str, Any],
+    prompt_tokens: int,
+    output_tokens: int,
+    concurrency: int | None,
+    arrival_rate_per_s: float | None,
+    weights: str,
+    activations: str | None,
+    kv_cache: str | None,
+    batching: str,
+    software: ServingSoftware | str | Path | Mapping[str, Any] | None,
+    arrivals: str,
+) -> ServingTask:
+    """Load and check everything; raises `SpecError` and `PlanError` before any work."""
+    architecture, machine = load_model(model), load_cluster(cluster)
+    chosen, stack = make_layout(layout), load_serving_software(software)
+    check_serving_layout(chosen, architecture, machine)
+    if batching not in BATCHING:
+        raise PlanError(unknown_name("batching", batching, BATCHING))
+    if arrivals not in ARRIVALS:
+        raise PlanError(unknown_name("arrivals", arrivals, ARRIVALS))
+    if not architecture.causal or architecture.head != "lm":
+        raise PlanError(f"model: {architecture.id} generates no tokens (an encoder)")
+    _check_load(concurrency, arrival_rate_per_s, batching)
+    precisions = make_precisions(weights, activations, kv_cache)
+    efficiency = load_efficiency(machine.accelerator.id, machine.accelerator.relative)
+    memory = ServingMemory(architecture, stack, chosen, precisions, float(machine.accelerator.capacity_bytes))
+    return ServingTask(
+        architecture, machine, stack, chosen, precisions,
+        _count("prompt_tokens", prompt_tokens), _count("output_tokens", output_tokens),
+        None if concurrency is None else float(_count("concurrency", concurrency)), arrival_rate_per_s, batching,
+        arrivals, Engine(architecture, machine, efficiency, stack, chosen, precisions), memory,
+        (*efficiency.inherited, *stack.inherits),
+    )  # fmt: skip
+
+
+def _check_load(concurrency: Any, rate: Any, batching: str) -> None:
+    if (concurrency is None) == (rate is None):
+        raise PlanError("concurrency, arrival_rate_per_s: give one of the two")
+    if rate is None:
+        return
+    if batching == "static":
+        raise PlanError("arrival_rate_per_s: a static batch has no arrivals; give concurrency, its size")
+    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not math.isfinite(rate) or rate <= 0:
+        raise OutOfRangeError(f"arrival_rate_per_s: must be a number > 0 (got {rate!r})")
+
+
+def check_serving_layout(layout: ParallelLayout, model: Architecture, cluster: Cluster) -> None:
+    """Whether a layout cuts this model on this cluster; raises `PlanError`."""
+    for key, off in _UNUSED.items():
+        if getattr(layout, key) != off:
+            raise PlanError(f"layout: {key}: is not priced in serving yet; leave it at {off}")
+    if layout.accelerators > cluster.accelerators:
+        raise PlanError(
+            f"layout: needs {layout.accelerators} accelerators (tp {layout.tp} * pp {layout.pp} * dp {layout.dp}), "
+            f"{cluster.id} has {cluster.accelerators}; scale it with accelerators="
+        )
+    if model.n_heads % layout.tp:
+        raise PlanError(f"layout: tp: must divide the {model.n_heads} heads of {model.id} (got {layout.tp})")
+    if layout.pp > model.n_layers:
+        raise PlanError(f"layout: pp: must be at most the {model.n_layers} layers of {model.id} (got {layout.pp})")
+    if layout.ep > 1 and (model.experts is None or model.n_experts % layout.ep or layout.tp % layout.ep):
+        raise PlanError(f"layout: ep: must divide tp {layout.tp} and the experts of {model.id} (got {layout.ep})")
+
+
+def _count(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise PlanError(f"{name}: must be a whole number >= 1 (got {value!r})")
+    if value < 1 or value % 1:
+        raise OutOfRangeError(f"{name}: must be a whole number >= 1 (got {value!r})")
+    return int(value)
