@@ -24,7 +24,7 @@ _STATIC_MODELS = {
     "LLaMA 70B": "llama-2-70b",
     "Mistral 7B": "mistral-7b",
     "Falcon 180B": "falcon-180b",
-    "Mixtral 8x7B": "",
+    "Mixtral 8x7B": "mixtral-8x7b",
     "GPT-6.7B": "gpt3-6.7b",
     "GPT-175B": "gpt3-175b",
 }
@@ -67,7 +67,7 @@ def _keep(
 def _static(row: Mapping[str, str]) -> tuple[str, Row] | str:
     source = row["source_id"]
     if source == "argonne_llm_inference_bench":
-        return "Argonne: engine settings of each point are not printed"
+        return "Argonne: not brought over yet"
     if source == "trtllm_v0.17":
         return "v0.17: maximum load of unknown batch"
     if row["metric_name"] not in _METRICS:
@@ -77,8 +77,6 @@ def _static(row: Mapping[str, str]) -> tuple[str, Row] | str:
     model = _STATIC_MODELS.get(row["model"])
     if model is None:
         return f"{row['model']}: its sizes are not in the zoo"
-    if row["model"] == "Mixtral 8x7B":
-        return "Mixtral: equal dummy prompts meet few experts (a decode step is shorter than reading the weights once)"
     if "0.7" in row["engine_version"]:
         return "0.7.x: printed again in the 0.8 documents, not measured again"
     return (_trt_static if source == "trtllm_static" else _faster_transformer)(row, model)
@@ -142,7 +140,7 @@ def _wide(row: Mapping[str, str]) -> Iterator[tuple[str, Row] | str]:
     if row["wip"] == "True":
         yield "marked as work in progress"
     elif row["system"] not in _CLUSTERS:
-        yield "GB200: precision not given, or an answer may hold several tokens a step"
+        yield "GB200: not brought over yet; most rows print no precision"
     elif not row["concurrency"]:
         yield "concurrency not given"
     else:
