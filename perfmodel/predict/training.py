@@ -24,7 +24,7 @@ from perfmodel.specs.architecture import Architecture
 from perfmodel.specs.cluster import Cluster, load_cluster
 from perfmodel.specs.efficiency import load_efficiency
 from perfmodel.specs.huggingface import load_model, model_reference
-from perfmodel.specs.quantity import quantities
+from perfmodel.specs.quantity import cited
 from perfmodel.specs.registry import data_version, ids
 from perfmodel.specs.software import Software, default_training_software, load_software
 
@@ -327,15 +327,8 @@ def _run(
 
 def _sources(task: TrainingTask) -> tuple[str, ...]:
     """Title and address of every description that this prediction used."""
-    used: dict[str, None] = {}
-    for spec in (task.cluster.accelerator, task.cluster, task.software):
-        named = {quantity.source for _, quantity in quantities(spec)}
-        for key, source in spec.sources.items():
-            if key in named:
-                used[f"{source.title}: {source.url}"] = None
-    if task.model.source is not None:
-        used[f"{task.model.source.title}: {task.model.source.url}"] = None
-    return tuple(used)
+    used = [*cited(task.cluster.accelerator, task.cluster, task.software), task.model.source]
+    return tuple(dict.fromkeys(f"{one.title}: {one.url}" for one in used if one is not None))
 
 
 def _count(name: str, value: Any) -> int:

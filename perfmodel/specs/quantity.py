@@ -14,7 +14,7 @@ from pydantic_core import core_schema
 
 from perfmodel.errors import SpecError, unknown_name
 
-__all__ = ["KINDS", "Quantity", "QuantityOrZero", "Source", "SourcedSpec", "Spec", "quantities", "validated"]
+__all__ = ["KINDS", "Quantity", "QuantityOrZero", "Source", "SourcedSpec", "Spec", "cited", "quantities", "validated"]
 
 KINDS = ("published", "measured", "derived", "assumed")
 _REQUIRED = ("value", "source", "where", "kind", "checked")
@@ -230,6 +230,15 @@ def quantities(spec: Spec) -> Iterator[tuple[str, Quantity]]:
     """Every Quantity of a description with its dotted key; nested descriptions with sources of their own excepted."""
     for name in type(spec).model_fields:
         yield from _quantities_in(name, getattr(spec, name))
+
+
+def cited(*specs: SourcedSpec) -> list[Source]:
+    """The sources that a number of these descriptions names, in their order."""
+    found = []
+    for spec in specs:
+        named = {quantity.source for _, quantity in quantities(spec)}
+        found += [source for key, source in spec.sources.items() if key in named]
+    return found
 
 
 def _quantities_in(where: str, value: object) -> Iterator[tuple[str, Quantity]]:

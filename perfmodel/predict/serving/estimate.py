@@ -19,7 +19,7 @@ from perfmodel.predict.serving.percentiles import tpot_percentile, ttft_percenti
 from perfmodel.predict.serving.records import ServingEstimate, ServingMemoryBytes
 from perfmodel.predict.serving.task import ARRIVALS, ServingTask, serving_task
 from perfmodel.specs.huggingface import model_reference
-from perfmodel.specs.quantity import quantities
+from perfmodel.specs.quantity import cited
 from perfmodel.specs.registry import data_version
 from perfmodel.specs.serving_software import ServingSoftware
 
@@ -198,12 +198,5 @@ def _request(task: ServingTask) -> dict[str, Any]:
 
 def _sources(task: ServingTask) -> tuple[str, ...]:
     """Title and address of every description that this estimate used."""
-    used: dict[str, None] = {}
-    for spec in (task.cluster.accelerator, task.cluster, task.software):
-        named = {quantity.source for _, quantity in quantities(spec)}
-        for key, source in spec.sources.items():
-            if key in named:
-                used[f"{source.title}: {source.url}"] = None
-    if task.model.source is not None:
-        used[f"{task.model.source.title}: {task.model.source.url}"] = None
-    return tuple(used)
+    used = [*cited(task.cluster.accelerator, task.cluster, task.software), task.model.source]
+    return tuple(dict.fromkeys(f"{one.title}: {one.url}" for one in used if one is not None))
