@@ -1,15 +1,18 @@
-"""What every candidate of a block needs at least, from a few operations: enough to leave most of them unpriced."""
+"""What every layout of a row needs at least, from a few operations: enough to leave most of them unpriced."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from perfmodel.formulas.cost import energy_j
-from perfmodel.ops import less, where
-from perfmodel.predict.cost import total
+from perfmodel.ops import less, maximum, minimum, where
+from perfmodel.predict.cost import Cost, total
 from perfmodel.predict.degrees import Degrees
-from perfmodel.predict.layer import Layer
-from perfmodel.predict.recompute import repeated_costs
+from perfmodel.predict.memory import memory_of_stage
+from perfmodel.predict.stages import Stages
+from perfmodel.predict.step import Load
 from perfmodel.predict.training import TrainingTask, step_cost_usd
 from perfmodel.predict.weights import Weights
 
@@ -19,47 +22,89 @@ _ROUNDING = 1.0 - 1e-9
 """A bound that sums in another order may exceed what it bounds by the last digits."""
 
 
-def least(task: TrainingTask, degrees: Degrees, layers: Layer, column: str) -> Any:
-    """A value that `column` (step_time_s, memory_bytes, cost_usd or energy_j) is never below."""
-    if column == "memory_bytes":
-        return _least_bytes(task, degrees) * _ROUNDING
-    seconds = _least_seconds(task, degrees, layers) * _ROUNDING
-    if column == "cost_usd":
-        return step_cost_usd(task, degrees.accelerators, seconds)
-    if column == "energy_j":
-        return _least_energy(task, degrees, seconds)
-    return seconds
+def least(task: TrainingTask, degrees: Degrees, load: Load) -> Callable[[str], Any]:
+    """Values that step_time_s, memory_bytes, cost_usd, energy_j and watts are never below, by name.
 
-
-def _least_seconds(task: TrainingTask, d: Degrees, layers: Layer) -> Any:
-    """Even stages without embedding and head, and transfers between ranks that all are hidden.
-
-    The slowest stage takes at least as long as the mean one: it holds `n_layers / pp` layers or more, or is the last
-    and takes longer still with its head. The bubble is that of the mean stage, of which the ends are left out. All
-    other terms are waiting and never negative.
+    `degrees` has the most shards that a row may have; neither its recomputation nor its stages matter unless the
+    stages are placed by hand.
     """
-    repeated = repeated_costs(task.software, layers, d, 1.0)
-    one = total([*layers.forward.values(), *layers.backward.values(), *repeated.values()]).seconds
-    stage = one * (task.model.n_layers / d.pp)
-    return stage * (task.global_batch / (d.dp * d.micro_batch) + (d.pp - 1.0) / d.vpp)
+    known: dict[str, Any] = {}
+
+    def of(name: str) -> Any:
+        if name not in known:
+            known[name] = _MAKERS[name](task, degrees, load, of)
+        return known[name]
+
+    return of
 
 
-def _least_bytes(task: TrainingTask, d: Degrees) -> Any:
-    """Weights, gradients and optimizer of a stage with the mean number of layers; some stage has as many or more.
+def _least_seconds(task: TrainingTask, d: Degrees, load: Load, _: Any) -> Any:
+    """Stages without recomputation, and transfers between ranks that all are hidden.
 
-    Several stages: one that is not the first holds them, so it needs no embedding but has no leading dense layers.
+    The bubble is that of the mean stage, of which the ends are left out. Other terms are waiting and never negative.
     """
-    steps = task.steps
-    weights = Weights(task.model, task.software, d, task.precision, task.optimizer, steps.trainable)
-    layers = task.model.n_layers / d.pp
-    only, one_of = weights.of_stage(layers, True, 1.0), weights.of_stage(layers, False, 0.0)
-    alone = less(d.pp, 2)
-    state = sum(where(alone, getattr(only, part), getattr(one_of, part)) for part in only.__dataclass_fields__)
-    return state + float(task.software.workspace_bytes) + weights.largest_gradient_bytes
+    mean = _layer(load).seconds * (task.model.n_layers / d.pp)
+    return (_slowest_seconds(task, d, load) + mean * ((d.pp - 1.0) / d.vpp)) * _ROUNDING
 
 
-def _least_energy(task: TrainingTask, d: Degrees, seconds: Any) -> Any:
-    """Accelerators that idle all the time."""
-    accelerator, cluster = task.cluster.accelerator, task.cluster
-    idle = energy_j(0.0, seconds, float(accelerator.tdp_w), float(accelerator.idle_w))
-    return (idle + float(cluster.server_overhead_w) * seconds) * d.accelerators * float(cluster.pue)
+def _slowest_seconds(task: TrainingTask, d: Degrees, load: Load) -> Any:
+    """All micro-batches on the slowest stage, which is no faster than the mean one with its part of the head."""
+    one, head = _layer(load).seconds, load.ends[0].seconds
+    n_microbatches = task.global_batch / (d.dp * d.micro_batch)
+    if isinstance(d.stage_layers, Stages):
+        return maximum(one * d.stage_layers.full, one * d.stage_layers.last + head) * n_microbatches
+    return (one * task.model.n_layers + head) * (n_microbatches / d.pp)
+
+
+def _layer(load: Load) -> Cost:
+    """A layer and a micro-batch, both passes."""
+    return total([*load.layer.forward.values(), *load.layer.backward.values()])
+
+
+def _least_bytes(task: TrainingTask, d: Degrees, *_: Any) -> Any:
+    """A stage with the mean number of layers, all of them recomputed: the second, or the only one.
+
+    The fullest stage has as many layers or more, and memory grows with them. Recomputing all layers needs least: every
+    micro-batch in flight then keeps less of each, and while one is recomputed it needs what others keep anyway.
+    """
+    steps, leanest = task.steps, replace(d, recompute="full", recompute_layers=None)
+    share = d.share(task.seq_len, steps.document_len)
+    weights = Weights(task.model, task.software, leanest, task.precision, task.optimizer, steps.trainable)
+    n_microbatches = task.global_batch / (d.dp * d.micro_batch)
+    layers, alone = task.model.n_layers / d.pp, less(d.pp, 2)
+    places = ((layers, 0.0, True, 1.0), (layers, 1.0, False, 0.0))
+    only, second = (
+        memory_of_stage(task.model, task.software, weights, leanest, share, n_microbatches, *place).total
+        for place in places
+    )
+    return where(alone, only, second) * _ROUNDING
+
+
+def _least_cost(task: TrainingTask, d: Degrees, _: Load, of: Callable[[str], Any]) -> Any:
+    return step_cost_usd(task, d.accelerators, of("step_time_s"))
+
+
+def _least_energy(task: TrainingTask, d: Degrees, load: Load, of: Callable[[str], Any]) -> Any:
+    """The slowest stage computes at least the lesser of the shares of time that layers and head compute."""
+    accelerator, cluster, seconds = task.cluster.accelerator, task.cluster, of("step_time_s")
+    one, head = _layer(load), load.ends[0]
+    share = minimum(one.compute_s / one.seconds, head.compute_s / head.seconds)
+    busy = share * _slowest_seconds(task, d, load) * _ROUNDING
+    joules = energy_j(busy, seconds, float(accelerator.tdp_w), float(accelerator.idle_w))
+    return (joules + float(cluster.server_overhead_w) * seconds) * d.accelerators * float(cluster.pue)
+
+
+def _least_watts(task: TrainingTask, d: Degrees, *_: Any) -> Any:
+    """Everything idle."""
+    cluster = task.cluster
+    one = float(cluster.accelerator.idle_w) + float(cluster.server_overhead_w)
+    return one * d.accelerators * float(cluster.pue)
+
+
+_MAKERS: dict[str, Callable[..., Any]] = {
+    "step_time_s": _least_seconds,
+    "memory_bytes": _least_bytes,
+    "cost_usd": _least_cost,
+    "energy_j": _least_energy,
+    "watts": _least_watts,
+}

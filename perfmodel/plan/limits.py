@@ -10,10 +10,10 @@ from typing import Any
 from perfmodel.errors import OutOfRangeError, PlanError
 from perfmodel.predict.training import TrainingTask
 
-__all__ = ["Limit", "limits_of"]
+__all__ = ["Column", "Limit", "limits_of"]
 
 Column = Callable[[str], Any]
-"""A candidate's `step_time_s`, `memory_bytes`, `cost_usd` or `energy_j` by name, a float or an array."""
+"""A layout's `step_time_s`, `memory_bytes`, `cost_usd`, `energy_j` or `watts` by name, a float or an array."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def limits_of(
     steps = (task.tokens or 0.0) / (documents * length)
     found = [Limit("memory_bytes", "memory", memory_bytes, lambda of: of("memory_bytes"))]
     if max_watts is not None:
-        found.append(Limit("watts", "watts", max_watts, lambda of: of("energy_j") / of("step_time_s")))
+        found.append(Limit("watts", "watts", max_watts, lambda of: of("watts")))
     if max_usd is not None:
         found.append(Limit("usd", "dollars", max_usd, lambda of: of("cost_usd") * steps))
     if max_days is not None:

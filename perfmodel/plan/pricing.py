@@ -1,137 +1,149 @@
-"""Price the candidates of one block as arrays and keep those worth naming."""
+"""Price rows with all that they stand for as arrays, and keep the layouts worth naming."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from perfmodel.plan.limits import Limit
+from perfmodel.plan.limits import Column, Limit
 from perfmodel.plan.loads import Loads
-from perfmodel.plan.space import Block
+from perfmodel.plan.space import DEGREES, SPLIT, Rows, Switches, divisors, replica_counts
 from perfmodel.predict.cost import Number
 from perfmodel.predict.degrees import Degrees
-from perfmodel.predict.step import Load, Step
+from perfmodel.predict.stages import Stages
+from perfmodel.predict.step import Step
 from perfmodel.predict.training import TrainingTask, step_cost_usd, step_energy_j
 
-__all__ = ["COLUMNS", "OBJECTIVES", "REACH", "Kept", "Query", "keep_best", "price", "step_of"]
+__all__ = ["OBJECTIVES", "Kept", "Query", "chunks_of", "price", "unfolded"]
 
 OBJECTIVES = {"time": "step_time_s", "cost": "cost_usd", "energy": "energy_j", "memory": "memory_bytes"}
-COLUMNS = ("step_time_s", "memory_bytes", "cost_usd", "energy_j")
-BOUND_MEMORY = "bound: weights and optimizer alone exceed the memory"
-BOUND_OBJECTIVE = "bound: at its best far behind a candidate that fits"
-REACH = 1.5
-"""Candidates whose bound is this far above the best are left unpriced: no frontier that a reader wants is there."""
+PRICED = ("step_time_s", "memory_bytes", "cost_usd")
+CELLS = 1 << 17
+"""Layouts that are priced at once: few enough for memory, enough for NumPy."""
 KEPT = 512
-"""Candidates of a block that are kept: the frontier that a reader sees lies far within."""
+"""Layouts of a chunk that are kept: the frontier that a reader sees lies far within."""
+_AXES = 3
 
 
 @dataclass(frozen=True)
 class Query:
-    """What is asked: candidates of least `objective` within `limits`; `bounds` may leave candidates unpriced."""
+    """What is asked: layouts of least `value` within `limits`; `bounds` may leave layouts unpriced."""
 
     task: TrainingTask
-    objective: str
+    value: Callable[[Column], Any]
     limits: tuple[Limit, ...]
     bounds: bool = True
 
-    @property
-    def column(self) -> str:
-        """The column that is least."""
-        return OBJECTIVES[self.objective]
+    @classmethod
+    def of(cls, task: TrainingTask, objective: str, limits: tuple[Limit, ...], *, bounds: bool = True) -> Query:
+        """The query for one of the objectives."""
+        column = OBJECTIVES[objective]
+        return cls(task, lambda of: of(column), limits, bounds)
+
+
+@dataclass(frozen=True)
+class Unfolded:
+    """Rows with their axes: rows, ways to share out ZeRO's states, numbers of recomputed layers."""
+
+    degrees: Degrees
+    replicas: NDArray[np.float64]
+    allowed: NDArray[np.bool_]
 
 
 @dataclass
 class Kept:
-    """What one block leaves behind.
+    """What a chunk leaves behind: columns of the best layouts, how many were priced and what became of them."""
 
-    `needs` is, per limit, the least that a candidate within the limits before needs; `overfull` are candidates without
-    recomputation that exceed the memory and, at `overfull_value`, would be better than the best found before.
-    """
-
-    block: Block
-    columns: NDArray[np.float64]
-    position: NDArray[np.int64]
+    switches: Switches
+    columns: dict[str, NDArray[np.float64]]
     priced: int = 0
     fitting: int = 0
     pruned: Counter[str] = field(default_factory=Counter)
-    needs: list[tuple[float, int]] = field(default_factory=list)
-    overfull: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    overfull_value: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
-
-    @property
-    def fits(self) -> bool:
-        """Whether any candidate is within the limits."""
-        return self.fitting > 0
 
 
-def price(
-    query: Query, block: Block, loads: Loads, floor: NDArray[np.float64] | None = None, limit: float = np.inf
-) -> Kept:
-    """Price the candidates of a block whose `floor` is below `limit`, and keep the best within all limits."""
-    pruned: Counter[str] = Counter()
-    if floor is not None:
-        keep = floor <= limit
-        keep &= np.isfinite(floor)
-        pruned[BOUND_MEMORY] = block.size - int(np.isfinite(floor[block.allowed]).sum())
-        pruned[BOUND_OBJECTIVE] = block.size - int(keep.sum()) - pruned[BOUND_MEMORY]
-        if not keep.any():
-            return Kept(block, np.zeros((len(COLUMNS), 0)), np.zeros(0, dtype=np.int64), pruned=pruned)
-        block = Block(block.degrees, keep).cropped()
-    kept = keep_best(query, block, step_of(query.task, block.degrees, loads.of(block)), limit / REACH)
-    kept.pruned.update(pruned)
-    return kept
+def chunks_of(rows: Rows, layers: NDArray[np.float64], switches: Switches) -> Iterator[NDArray[np.intp]]:
+    """Positions of rows with alike stages and data parallelism together, at most about `CELLS` layouts at once."""
+    order = np.lexsort((rows["dp"], layers))
+    widths = np.ones(len(order))
+    if switches.recompute == "full":
+        widths = widths * (layers + 1.0)
+    if switches.zero_stage:
+        widths = widths * replica_counts(rows["dp"])
+    part = (np.cumsum(widths[order]) // CELLS).astype(int)
+    yield from np.split(order, np.flatnonzero(np.diff(part)) + 1)
 
 
-def step_of(task: TrainingTask, degrees: Degrees, load: Load | None = None) -> Step:
-    """Sums of a step for arrays of degrees."""
-    return task.steps.price(degrees, task.global_batch, task.seq_len, detail=False, load=load)
+def unfolded(rows: Rows, layers: NDArray[np.float64], switches: Switches) -> Unfolded:
+    """Every layout that the rows stand for under these switches, as degrees that broadcast."""
+    d: dict[str, Any] = {name: rows[name].reshape(-1, 1, 1) for name in DEGREES}
+    dp = d["dp"]
+    allowed = np.ones((len(layers), 1, 1), dtype=bool)
+    replicas, counts = np.ones((1, 1, 1)), None
+    if switches.zero_stage:
+        ways = sorted({1} | {r for one in np.unique(dp) for r in divisors(int(one))[:-1]})
+        replicas = np.array(ways, dtype=np.float64).reshape(1, -1, 1)
+        allowed = (replicas == 1.0) | ((dp % replicas == 0) & (dp > replicas))
+    if switches.recompute == "full":
+        counts = np.arange(layers.max() + 1.0).reshape(1, 1, -1)
+        allowed = allowed & (counts <= layers.reshape(-1, 1, 1))
+    by_hand = Stages(*(rows[name].reshape(-1, 1, 1) for name in SPLIT), 0.0) if SPLIT[0] in rows else None
+    degrees = Degrees(
+        **d, shards=np.maximum(dp / replicas, 1.0) * d["cp"], zero_stage=switches.zero_stage,
+        sequence_parallel=switches.sequence_parallel, recompute=switches.recompute, recompute_layers=counts,
+        stage_layers=by_hand,
+    )  # fmt: skip
+    return Unfolded(degrees, replicas, allowed)
 
 
-def keep_best(query: Query, block: Block, step: Step, best: float = np.inf) -> Kept:
-    """The candidates of a priced block that are within the limits, at most `KEPT`; `best` is what was found before."""
-    shape, positions = block.allowed.shape, block.candidates
-    of = columns_of(query.task, block.degrees, step)
-
-    def at(values: Any, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
-        return np.broadcast_to(values, shape).reshape(-1)[chosen]
-
-    # Time, memory and cost of every candidate exist from here on: this is what "priced" counts.
-    for column in COLUMNS[:3]:
-        of(column)
-    kept = Kept(block, np.zeros((len(COLUMNS), 0)), positions, priced=len(positions))
-    if block.degrees.recompute == "none":
-        over = positions[at(of("memory_bytes"), positions) > query.limits[0].most]
-        value = at(of(query.column), over)
-        kept.overfull, kept.overfull_value = over[value < best], value[value < best]
-    fits = positions
+def price(query: Query, rows: Rows, layers: NDArray[np.float64], switches: Switches, loads: Loads) -> Kept:
+    """Price everything that the rows stand for, and keep the best within all limits."""
+    block = unfolded(rows, layers, switches)
+    task, load = query.task, loads.of(rows, switches.sequence_parallel, _AXES)
+    step = task.steps.price(block.degrees, task.global_batch, task.seq_len, detail=False, load=load)
+    of = _columns_of(task, block.degrees, step)
+    kept = Kept(switches, {}, priced=int(block.allowed.sum()))
+    # Time, memory and cost of every layout exist from here on: this is what "priced" counts.
+    columns = {name: of(name) for name in PRICED}
+    fits = block.allowed
+    left = kept.priced
     for limit in query.limits:
-        values = at(limit.needs(of), fits)
-        if len(fits):
-            lowest = int(values.argmin())
-            kept.needs.append((float(values[lowest]), int(fits[lowest])))
-        passes = values <= limit.most
-        kept.pruned[limit.rule] += len(fits) - int(passes.sum())
-        fits = fits[passes]
-    kept.fitting = len(fits)
-    if len(fits) > KEPT:
-        fits = fits[np.argpartition(at(of(query.column), fits), KEPT - 1)[:KEPT]]
-    kept.position = fits
-    kept.columns = np.stack([at(of(column), fits) for column in COLUMNS])
+        fits = fits & (limit.needs(of) <= limit.most)
+        passed = int(fits.sum())
+        kept.pruned[limit.rule] += left - passed
+        left = passed
+    kept.fitting = left
+    shape = np.broadcast_shapes(fits.shape, *(np.shape(column) for column in columns.values()))
+    found = np.flatnonzero(np.broadcast_to(fits, shape))
+    values = np.broadcast_to(query.value(of), shape).reshape(-1)[found]
+    if len(found) > KEPT:
+        best = np.argpartition(values, KEPT - 1)[:KEPT]
+        found, values = found[best], values[best]
+    at = np.unravel_index(found, shape)
+    row = at[0]
+    kept.columns = {name: column[row] for name, column in rows.items()}
+    kept.columns |= {
+        "value": values,
+        "replicas": block.replicas[0, at[1] if block.replicas.size > 1 else 0, 0] + 0.0 * values,
+        "recomputed": at[2] + 0.0 * values,
+        "layers": layers[row],
+        **{name: np.broadcast_to(column, shape)[at] for name, column in columns.items()},
+    }
     return kept
 
 
-def columns_of(task: TrainingTask, degrees: Degrees, step: Step) -> Callable[[str], Number]:
+def _columns_of(task: TrainingTask, degrees: Degrees, step: Step) -> Column:
     """Columns of a priced step by name, each computed when it is first asked for."""
     makers: dict[str, Callable[[], Number]] = {
         "step_time_s": lambda: step.seconds,
         "memory_bytes": lambda: step.memory.total,
         "cost_usd": lambda: step_cost_usd(task, degrees.accelerators, step.seconds),
         "energy_j": lambda: step_energy_j(task, degrees.accelerators, step),
+        "watts": lambda: of("energy_j") / of("step_time_s"),
     }
     known: dict[str, Number] = {}
 

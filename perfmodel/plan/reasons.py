@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from perfmodel.plan.limits import Limit
-from perfmodel.plan.search import Found, Nearest, search
-from perfmodel.plan.space import Space, training_space
+from perfmodel.plan.pricing import Query
+from perfmodel.plan.search import search
+from perfmodel.plan.space import Space, space_of
+from perfmodel.predict.layout import ParallelLayout
 from perfmodel.predict.training import TrainingTask
 
-__all__ = ["reasons"]
+__all__ = ["Nearest", "nearest_of", "reasons"]
 
 
-def reasons(task: TrainingTask, space: Space, found: Found, limits: tuple[Limit, ...]) -> list[str]:
+@dataclass(frozen=True)
+class Nearest:
+    """The first limit that no layout passes, the least that any within the limits before needs, and which one it is."""
+
+    limit: Limit
+    value: float
+    layout: ParallelLayout
+
+
+def nearest_of(task: TrainingTask, space: Space, limits: tuple[Limit, ...]) -> Nearest | None:
+    """What misses the limits by least; None where the space is empty."""
+    for position, limit in enumerate(limits):
+        found = search(task, space, Query(task, limit.needs, limits[:position]))
+        if not found.fitting:
+            return None
+        if found.columns["value"][0] > limit.most:
+            return Nearest(limit, float(found.columns["value"][0]), found.layout(0))
+    return None
+
+
+def reasons(task: TrainingTask, space: Space, nearest: Nearest | None, limits: tuple[Limit, ...]) -> list[str]:
     """The tightest limit, by how much it is missed, and what would be enough."""
-    nearest = found.nearest
     if nearest is None:
-        rules = "; ".join(f"{rule}: {count}" for rule, count in space.pruned.items() if count)
+        rules = "; ".join(f"{rule}: {count}" for rule, count in space.dropped.items() if count)
         return [f"no layout passes the rules of the space ({rules or 'none enumerated'})"]
     if nearest.limit.name != "memory_bytes":
         return _beyond(nearest, limits)
@@ -57,8 +80,7 @@ def _accelerators_that_fit(task: TrainingTask, memory: Limit) -> tuple[int, floa
     for doubling in range(1, 9):
         accelerators = task.cluster.accelerators * 2**doubling
         larger = task.on(task.cluster.model_copy(update={"accelerators": accelerators}))
-        space = training_space(task.model, accelerators, task.global_batch, task.seq_len)
-        found = search(larger, space, "memory", (memory,))
+        found = search(larger, space_of(larger), "memory", (memory,))
         if found.fitting:
             return accelerators, float(found.columns["memory_bytes"][0])
     return None

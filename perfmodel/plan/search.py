@@ -1,9 +1,10 @@
-"""Price the candidates of a space as arrays, block by block on all cores, and keep those worth naming."""
+"""Bound every row of a space, price those that can still win on all cores, and keep the layouts worth naming."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -11,74 +12,90 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perfmodel.plan.bounds import least
-from perfmodel.plan.limits import Limit
+from perfmodel.plan.limits import Column, Limit
 from perfmodel.plan.loads import Loads
-from perfmodel.plan.partial import refined
-from perfmodel.plan.pricing import COLUMNS, OBJECTIVES, REACH, Kept, Query, price
-from perfmodel.plan.space import PARTIAL_RULE, Block, Space
+from perfmodel.plan.pricing import OBJECTIVES, Kept, Query, chunks_of, price
+from perfmodel.plan.space import DEGREES, SPLIT, Rows, Space, Switches
+from perfmodel.plan.splits import split_layers, splits_of
+from perfmodel.predict.degrees import Degrees
 from perfmodel.predict.layout import ParallelLayout
+from perfmodel.predict.stages import Stages
 from perfmodel.predict.training import TrainingTask
 
-__all__ = ["OBJECTIVES", "Found", "Nearest", "search"]
+__all__ = ["OBJECTIVES", "Found", "search"]
 
-CELLS = 1 << 16
-"""Positions that are priced at once: few enough for memory, enough for NumPy."""
-ROUNDS = (2, 6)
-"""Blocks that are priced before the best value found so far is looked at again, and again; then all others."""
-
-
-@dataclass(frozen=True)
-class Nearest:
-    """The first limit that no candidate passes, the least that any needs, and which one that is."""
-
-    limit: Limit
-    value: float
-    layout: ParallelLayout
+REACH = 1.25
+"""Rows whose bound is this far above the best are left unpriced: no frontier that a reader wants is there."""
+FIRST_ROWS = 1024
+"""Rows of least bound that are priced before the best value found so far is looked at, and then four times as many."""
+BOUND_LIMIT = "bound: at its best beyond the limit of {}"
+BOUND_OBJECTIVE = "bound: at its best far behind a layout that fits"
+BOUND_UNEVEN = "bound: other stages cannot be better, or are beyond a limit"
+_ROWS_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True)
 class Found:
-    """The best candidates within all limits, best first; counts are over the whole space."""
+    """The best layouts within all limits, best first, as columns; counts are over the whole space."""
 
-    blocks: tuple[Block, ...]
+    n_layers: int
     columns: dict[str, NDArray[np.float64]]
-    block: NDArray[np.int64]
-    position: NDArray[np.int64]
+    switches: tuple[Switches, ...]
+    switch: NDArray[np.intp]
     priced: int
     fitting: int
     pruned: dict[str, int]
-    nearest: Nearest | None
 
     def layout(self, index: int) -> ParallelLayout:
-        """The layout of one of the kept candidates."""
-        return self.blocks[int(self.block[index])].layout(int(self.position[index]))
+        """One of the kept layouts."""
+        row = {name: int(column[index]) for name, column in self.columns.items() if name in _WHOLE}
+        switches = self.switches[int(self.switch[index])]
+        degrees = {name: row[name] for name in DEGREES}
+        recomputed = row["recomputed"] if switches.recompute == "full" else None
+        recompute = "none" if recomputed == 0 else switches.recompute
+        by_hand = row.get("full", 0) > 0
+        return ParallelLayout(
+            **degrees,
+            zero_stage=switches.zero_stage,
+            dp_shard=None if row["replicas"] == 1 else row["dp"] // row["replicas"],
+            sequence_parallel=switches.sequence_parallel,
+            recompute=recompute,
+            recompute_layers=None if recomputed in (None, 0, row["layers"]) else recomputed,
+            schedule="interleaved" if row["vpp"] > 1 else "1f1b",
+            stage_layers=split_layers(self.n_layers, row["pp"], row["first"], row["last"]) if by_hand else None,
+        )
+
+
+_WHOLE = (*DEGREES, *SPLIT, "replicas", "recomputed", "layers")
+
+
+@dataclass(frozen=True)
+class _Pile:
+    """Rows of one pair of switches that pass every limit at their best: the least value of each, and what they are."""
+
+    zero_stage: int
+    sequence_parallel: bool
+    floor: NDArray[np.float64]
+    rows: Callable[[NDArray[np.intp]], Rows]
 
 
 def search(
     task: TrainingTask,
     space: Space,
-    objective: str,
-    limits: tuple[Limit, ...],
+    objective: str | Query,
+    limits: tuple[Limit, ...] = (),
     *,
     bounds: bool = True,
-    partial: bool = True,
+    uneven: bool = True,
 ) -> Found:
-    """Candidates within `limits`, those of least `objective` first; equal ones by time, memory, order of the space.
+    """Layouts within `limits`, those of least `objective` first; equal ones by time and memory.
 
-    With `bounds`, candidates that cannot fit or cannot come near the best are counted and left unpriced; the best one
-    is the same. Where nothing fits all are priced, to say what is nearest. `partial` adds layouts that recompute some
-    layers of a stage.
+    With `bounds`, layouts that cannot pass a limit or cannot come near the best are counted and left unpriced; the best
+    one is the same. `uneven` adds layouts whose first and last stages hold fewer layers, as long as they can be best.
     """
-    query = Query(task, objective, limits, bounds)
-    loads = Loads(task, space)
-    chunks = [chunk for block in space.blocks for chunk in block.chunks(CELLS)]
+    query = objective if isinstance(objective, Query) else Query.of(task, objective, limits, bounds=bounds)
     with ThreadPoolExecutor(cores()) as pool:
-        kept = _bounded(query, chunks, loads, pool) if bounds else []
-        if not any(one.fits for one in kept):
-            kept = list(pool.map(lambda chunk: price(query, chunk, loads), chunks))
-    if partial and any(one.fits for one in kept):
-        kept += refined(query, kept, min(_best(query, one) for one in kept))
-    return _gathered(query, kept, space.partial)
+        return _Search(query, space, Loads(task, space), pool).run(uneven=uneven)
 
 
 def cores() -> int:
@@ -86,60 +103,162 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _bounded(query: Query, chunks: list[Block], loads: Loads, pool: Executor) -> list[Kept]:
-    """Blocks of least bound first, in rounds of fixed size: what is left out depends on no clock and no thread."""
-    floors = list(pool.map(lambda chunk: _floor(query, chunk, loads), chunks))
-    order = sorted(range(len(chunks)), key=lambda i: floors[i][1])
-    kept: list[Kept] = []
-    best, done = np.inf, 0
-    for size in (*ROUNDS, len(order)):
-        batch = order[done : done + size]
-        done += len(batch)
-        limit = best * REACH
-        kept += pool.map(lambda i, limit=limit: price(query, chunks[i], loads, floors[i][0], limit), batch)
-        best = min((best, *(_best(query, one) for one in kept)))
-    return kept
+class _Search:
+    def __init__(self, query: Query, space: Space, loads: Loads, pool: Executor) -> None:
+        self.query, self.space, self.loads, self.pool = query, space, loads, pool
+        self.kept: list[Kept] = []
+        self.pruned: Counter[str] = Counter()
+        self.best = np.inf
+
+    def run(self, *, uneven: bool) -> Found:
+        piles = list(self.pool.map(lambda pair: self._pile(*pair), self.space.switches()))
+        for pile, left in zip(piles, self._rounds(piles, REACH), strict=True):
+            self.pruned[BOUND_OBJECTIVE] += self._layouts(pile.rows(np.flatnonzero(left)), pile.zero_stage)[0]
+        by_default = sum(one.priced for one in self.kept)
+        if uneven and np.isfinite(self.best):
+            self._rounds([self._split(pile) for pile in piles], 1.0)
+        by_hand = sum(one.priced for one in self.kept) - by_default
+        self.pruned[BOUND_UNEVEN] = self.space.uneven - by_hand
+        return _gathered(self.space.model.n_layers, self.kept, self.pruned)
+
+    # Bounds
+
+    def _pile(self, zero_stage: int, sequence_parallel: bool) -> _Pile:
+        """Every row of the space with this pair of switches, bounded."""
+        blocks, found = self.space.blocks, []
+        for position, block in enumerate(blocks):
+            for index in np.array_split(block.index, -(-len(block.index) // _ROWS_AT_ONCE)):
+                rows = block.rows(index)
+                allowed = self.space.allows(rows, zero_stage, sequence_parallel)
+                if allowed.any():
+                    rows = {name: column[allowed] for name, column in rows.items()}
+                    floor = self._floor(rows, zero_stage, sequence_parallel)
+                    found.append((np.full(len(floor), position), index[allowed], floor))
+        block_of, row_of, floor = (np.concatenate([one[i] for one in found] or [np.zeros(0)]) for i in range(3))
+
+        def rows_at(positions: NDArray[np.intp]) -> Rows:
+            chosen, of = row_of[positions], block_of[positions]
+            tables = [blocks[i].rows(chosen[of == i]) for i in np.unique(of)]
+            return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]} if tables else {}
+
+        return _Pile(zero_stage, sequence_parallel, floor, rows_at)
+
+    def _floor(self, rows: Rows, zero_stage: int, sequence_parallel: bool) -> NDArray[np.float64]:
+        """What rows are worth at their best."""
+        if not self.query.bounds:
+            return np.full(len(rows["pp"]), -np.inf)
+        of = self._least(rows, zero_stage, sequence_parallel)
+        return np.broadcast_to(self.query.value(of), rows["pp"].shape)
+
+    def _within(self, pile: _Pile, rows: Rows, *, counted: bool = True) -> Rows:
+        """The rows that at their best are within the limits; the others are `counted` by a rule."""
+        if not self.query.bounds or not rows:
+            return rows
+        of = self._least(rows, pile.zero_stage, pile.sequence_parallel)
+        fits = np.ones(len(rows["pp"]), dtype=bool)
+        for limit in self.query.limits:
+            passes = limit.needs(of) <= limit.most
+            if counted and SPLIT[0] not in rows:
+                over = {name: column[fits & ~passes] for name, column in rows.items()}
+                self.pruned[BOUND_LIMIT.format(limit.rule)] += self._layouts(over, pile.zero_stage)[0]
+            fits = fits & passes
+        return {name: column[fits] for name, column in rows.items()}
+
+    def _least(self, rows: Rows, zero_stage: int, sequence_parallel: bool) -> Column:
+        by_hand = Stages(*(rows[name] for name in SPLIT), 0.0) if SPLIT[0] in rows else None
+        degrees = Degrees(
+            **{name: rows[name] for name in DEGREES}, shards=rows["dp"] * rows["cp"], zero_stage=zero_stage,
+            sequence_parallel=sequence_parallel, stage_layers=by_hand,
+        )  # fmt: skip
+        return least(self.query.task, degrees, self.loads.of(rows, sequence_parallel, 1))
+
+    def _layouts(self, rows: Rows, zero_stage: int) -> tuple[int, int]:
+        """Layouts that some rows stand for, with default stages and with uneven ones."""
+        if not rows or not len(rows["pp"]):
+            return 0, 0
+        default, uneven = self.space.layouts(rows, zero_stage)
+        return int(default.sum()), int(uneven.sum())
+
+    def _split(self, pile: _Pile) -> _Pile:
+        """The rows of one chunk a stage that can still be best, with every split of their layers."""
+        rows = self._within(pile, pile.rows(np.flatnonzero(pile.floor < self.best)), counted=False)
+        rows = _with_splits(rows, self.space.model.n_layers)
+        floor = self._floor(rows, pile.zero_stage, pile.sequence_parallel) if rows else np.zeros(0)
+        return _Pile(
+            pile.zero_stage, pile.sequence_parallel, floor,
+            lambda positions: {name: column[positions] for name, column in rows.items()},
+        )  # fmt: skip
+
+    # Prices
+
+    def _rounds(self, piles: list[_Pile], reach: float) -> list[NDArray[np.bool_]]:
+        """Price rows of least bound first, and give which were left out because the best is further below.
+
+        Rounds have fixed sizes: what is left out depends on no clock and no thread.
+        """
+        floors = np.concatenate([pile.floor for pile in piles])
+        order, left = np.argsort(floors, kind="stable"), np.ones(len(floors), dtype=bool)
+        ends = np.cumsum([len(pile.floor) for pile in piles])
+        done, size = 0, FIRST_ROWS if self.query.bounds else len(order)
+        while done < len(order):
+            batch = order[done : done + size]
+            done, size = done + size, 4 * size
+            batch = np.sort(batch[floors[batch] <= self.best * reach])
+            left[batch] = False
+            cuts = np.split(batch, np.searchsorted(batch, ends[:-1]))
+            self._price([
+                (pile, self._within(pile, pile.rows(cut - (end - len(pile.floor)))))
+                for pile, cut, end in zip(piles, cuts, ends, strict=True)
+                if len(cut)
+            ])  # fmt: skip
+        return np.split(left, ends[:-1])
+
+    def _price(self, found: list[tuple[_Pile, Rows]]) -> None:
+        jobs = []
+        for pile, rows in found:
+            if not len(rows["pp"]):
+                continue
+            layers = rows[SPLIT[0]] if SPLIT[0] in rows else self.space.stage_layers(rows)
+            for recompute in self.space.recomputes:
+                switches = Switches(pile.zero_stage, pile.sequence_parallel, recompute)
+                for cut in chunks_of(rows, layers, switches):
+                    jobs.append(({name: column[cut] for name, column in rows.items()}, layers[cut], switches))
+        self.kept += self.pool.map(lambda job: price(self.query, *job, self.loads), jobs)
+        self.best = min([self.best, *(float(one.columns["value"].min()) for one in self.kept if one.fitting)])
 
 
-def _best(query: Query, one: Kept) -> float:
-    values = one.columns[COLUMNS.index(query.column)]
-    return float(values.min()) if len(values) else np.inf
+def _with_splits(rows: Rows, n_layers: int) -> Rows:
+    """Rows of one chunk a stage, each once for every split of its layers."""
+    if not rows:
+        return {}
+    parts = []
+    for pp in np.unique(rows["pp"][rows["vpp"] == 1]):
+        splits = splits_of(n_layers, int(pp))
+        here = np.flatnonzero((rows["pp"] == pp) & (rows["vpp"] == 1))
+        part = {name: np.repeat(column[here], splits.shape[1]) for name, column in rows.items()}
+        parts.append(part | {name: np.tile(line, len(here)) for name, line in zip(SPLIT, splits, strict=True)})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
 
 
-def _floor(query: Query, block: Block, loads: Loads) -> tuple[NDArray[np.float64], float]:
-    """A bound of the objective for each candidate of a block, infinite where memory cannot suffice, and the least."""
-    degrees, layers = block.degrees, loads.of(block).layer
-    needs = least(query.task, degrees, layers, "memory_bytes")
-    value = least(query.task, degrees, layers, query.column)
-    fits = block.allowed & (needs <= query.limits[0].most)
-    floor = np.where(fits, value, np.inf)
-    return floor, float(floor.min())
-
-
-def _gathered(query: Query, kept: list[Kept], partial: int) -> Found:
-    """What blocks left behind as one table, best first."""
-    repeating = sum(one.priced for one in kept if one.block.degrees.recompute_layers is not None)
-    columns = np.concatenate([one.columns for one in kept], axis=1) if kept else np.zeros((len(COLUMNS), 0))
-    named = dict(zip(COLUMNS, columns, strict=True))
-    order = np.lexsort((named["memory_bytes"], named["step_time_s"], named[query.column]))
+def _gathered(n_layers: int, kept: list[Kept], pruned: Counter[str]) -> Found:
+    """What chunks left behind as one table, best first."""
+    kept = [one for one in kept if one.priced]
+    names = dict.fromkeys(name for one in kept for name in one.columns)
+    columns = {
+        name: np.concatenate([one.columns.get(name, np.zeros(len(one.columns["value"]))) for one in kept])
+        for name in names
+    }
+    for name in ("value", "memory_bytes", "step_time_s"):
+        columns.setdefault(name, np.zeros(0))
+    order = np.lexsort((columns["memory_bytes"], columns["step_time_s"], columns["value"]))
+    switches = tuple(one.switches for one in kept)
+    switch = np.repeat(np.arange(len(kept)), [len(one.columns["value"]) for one in kept])
     return Found(
-        blocks=tuple(one.block for one in kept),
-        columns={name: column[order] for name, column in named.items()},
-        block=np.repeat(np.arange(len(kept)), [one.columns.shape[1] for one in kept])[order],
-        position=np.concatenate([one.position for one in kept])[order] if kept else np.zeros(0, dtype=np.int64),
+        n_layers,
+        columns={name: column[order] for name, column in columns.items()},
+        switches=switches,
+        switch=switch[order],
         priced=sum(one.priced for one in kept),
         fitting=sum(one.fitting for one in kept),
-        pruned={PARTIAL_RULE: partial - repeating} | dict(sum((one.pruned for one in kept), Counter())),
-        nearest=None if any(one.fits for one in kept) else _nearest(query, kept),
+        pruned=dict(sum((one.pruned for one in kept), Counter(pruned))),
     )
-
-
-def _nearest(query: Query, kept: list[Kept]) -> Nearest | None:
-    """Of the candidates that pass most limits, the one that needs least of the next."""
-    reached = max((len(one.needs) for one in kept), default=0)
-    if not reached:
-        return None
-    value, position, block = min(
-        ((*one.needs[-1], i) for i, one in enumerate(kept) if len(one.needs) == reached), key=lambda found: found[0]
-    )
-    return Nearest(query.limits[reached - 1], value, kept[block].block.layout(position))

@@ -1,147 +1,131 @@
-"""The space of training layouts as axes that broadcast: which degrees go together, and which rule drops the others.
+"""The space of training layouts as tables: which degrees go together, and which rule drops the others.
 
-Degrees are arrays of one axis each (tensor, context, expert parallelism, chunks, micro-batch, pipeline), so a formula
-of two of them is evaluated on their product alone and only the step itself on all.
+A row is a mesh with its micro-batch; every row stands for all switches (ZeRO stage, sequence parallelism), numbers of
+shards and numbers of recomputed layers that it may have, which pricing unfolds as axes of an array.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import product
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from perfmodel.ops import ceil_div
-from perfmodel.predict.degrees import Degrees
-from perfmodel.predict.layout import RECOMPUTE, VOCABULARY_CHUNKS, ParallelLayout
+from perfmodel.plan.splits import splits_of
+from perfmodel.predict.layout import VOCABULARY_CHUNKS
+from perfmodel.predict.training import TrainingTask
 from perfmodel.specs.architecture import Architecture
 
-__all__ = ["Block", "Space", "training_space"]
+__all__ = [
+    "DEGREES",
+    "SPLIT",
+    "Block",
+    "Rows",
+    "Space",
+    "Switches",
+    "divisors",
+    "replica_counts",
+    "space_of",
+    "training_space",
+]
 
 Column = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+Rows = dict[str, Column]
+"""Columns of `DEGREES` and of what a row stands for, by name."""
+DEGREES = ("tp", "cp", "ep", "etp", "pp", "dp", "vpp", "micro_batch")
+SPLIT = ("full", "first", "last")
+"""Columns of rows whose stages are placed by hand: layers of the fullest stage, the first and the last."""
 MAX_TP, MAX_CP, MAX_VPP, MAX_MICRO_BATCH = 64, 16, 12, 16
-REPLICAS = (2, 4, 8, 16, 32, 64)
-"""Groups that each hold all shards of the states, where ZeRO does not cut them over all of data parallelism."""
 LEAST_CP_TOKENS = 4096
 """A rank's part of a sequence below which context parallelism only adds messages."""
-OVERLAP_RULE = "without overlap a step is never faster and needs no less memory"
+OVERLAP_RULE = "without overlap a step is never faster, and with the same stages needs the same memory"
+ZERO_RULE = "ZeRO-2 and 3 communicate again for every micro-batch of a pipeline"
 GPIPE_RULE = "gpipe takes as long as 1f1b and needs no less memory"
-PARTIAL_RULE = "bound: recomputing some of the layers cannot be better"
-GROUP_CELLS = 6000
-"""Cells that are priced in the time that a group of them costs whatever its size."""
-_AXES = ("replicas", "tp", "cp", "ep", "etp", "vpp", "micro_batch", "pp")
-_DEGREES = _AXES[1:]
+
+
+class Switches(NamedTuple):
+    """What is not a number; `recompute` "full" comes with every number of layers from none to all."""
+
+    zero_stage: int
+    sequence_parallel: bool
+    recompute: str
 
 
 @dataclass(frozen=True)
 class Block:
-    """Candidates that share their switches: degrees that broadcast to the shape of `allowed`."""
+    """The rows of one context and expert parallelism: positions in a table that blocks share."""
 
-    degrees: Degrees
-    allowed: Mask
+    base: Rows
+    index: NDArray[np.intp]
+    cp: float
+    ep: float
+    etp: float
 
-    @property
-    def size(self) -> int:
-        """Candidates that no rule dropped."""
-        return int(self.allowed.sum())
-
-    @property
-    def candidates(self) -> NDArray[np.int64]:
-        """Positions, in the flattened shape, of the candidates that no rule dropped."""
-        return np.flatnonzero(self.allowed)
-
-    def cropped(self) -> Block:
-        """Without the values of every axis that no candidate uses."""
-        block = self
-        for axis in range(self.allowed.ndim):
-            others = tuple(i for i in range(self.allowed.ndim) if i != axis)
-            used = np.flatnonzero(block.allowed.any(axis=others))
-            if len(used) < block.allowed.shape[axis]:
-                block = block.taken(axis, used)
-        return block
-
-    def dense(self) -> list[Block]:
-        """Parts whose grids hold few candidates that a rule dropped; every candidate is in one of them."""
-        return [self._of(part) for part in _split(np.stack(np.nonzero(self.allowed)))]
-
-    def _of(self, coordinates: NDArray[np.int64]) -> Block:
-        """The block of some candidates alone."""
-        block, mask = self, np.zeros_like(self.allowed)
-        mask[tuple(coordinates)] = True
-        for axis, line in enumerate(coordinates):
-            used = np.unique(line)
-            if len(used) < mask.shape[axis]:
-                block, mask = block.taken(axis, used), mask.take(used, axis)
-        return Block(block.degrees, mask)
-
-    def chunks(self, cells: int) -> Iterator[Block]:
-        """Parts of at most `cells` positions where the pipeline axis can be cut that far."""
-        parts = min(-(-self.allowed.size // cells), self.allowed.shape[-1])
-        for part in np.array_split(np.arange(self.allowed.shape[-1]), parts):
-            yield self.taken(self.allowed.ndim - 1, part) if parts > 1 else self
-
-    def taken(self, axis: int, positions: NDArray[np.int64]) -> Block:
-        """The block at some positions of one axis."""
-        columns = {name: getattr(self.degrees, name) for name in (*_DEGREES, "dp", "shards")}
-        changed = {name: column.take(positions, axis) for name, column in columns.items() if column.shape[axis] > 1}
-        return Block(replace(self.degrees, **changed), self.allowed.take(positions, axis))
-
-    def picked(self, positions: NDArray[np.int64]) -> Degrees:
-        """The degrees of some candidates, by their positions in the flattened shape, as columns."""
-        shape = self.allowed.shape
-        columns: dict[str, Any] = {
-            name: np.broadcast_to(getattr(self.degrees, name), shape)[np.unravel_index(positions, shape)]
-            for name in (*_DEGREES, "dp", "shards")
-        }
-        repeated = self.degrees.recompute_layers
-        if repeated is not None:
-            columns["recompute_layers"] = np.broadcast_to(repeated, shape)[np.unravel_index(positions, shape)]
-        return replace(self.degrees, **columns)
-
-    def recomputing(self, recompute: str) -> Block:
-        """The same candidates with another recomputation."""
-        return replace(self, degrees=replace(self.degrees, recompute=recompute))
-
-    def layout(self, position: int) -> ParallelLayout:
-        """The layout at a position of the flattened shape."""
-        return layout_of(self.picked(np.array([position])), 0)
-
-
-def layout_of(d: Degrees, row: int) -> ParallelLayout:
-    """The layout of one row of columns of degrees."""
-    numbers = {name: int(getattr(d, name)[row]) for name in (*_DEGREES, "dp")}
-    shards = int(d.shards[row]) // numbers["cp"]
-    layers = None if d.recompute_layers is None else int(np.asarray(d.recompute_layers)[row])
-    return ParallelLayout(
-        **numbers,
-        zero_stage=d.zero_stage,
-        dp_shard=None if shards == numbers["dp"] else shards,
-        sequence_parallel=d.sequence_parallel,
-        recompute=d.recompute,
-        recompute_layers=layers,
-        schedule="interleaved" if numbers["vpp"] > 1 else "1f1b",
-    )
+    def rows(self, index: NDArray[np.intp] | None = None) -> Rows:
+        """Columns of some rows of the shared table, or of all of this block."""
+        index = self.index if index is None else index
+        chosen = {name: column[index] for name, column in self.base.items()}
+        return chosen | {name: np.full(len(index), getattr(self, name)) for name in ("cp", "ep", "etp")}
 
 
 @dataclass(frozen=True)
 class Space:
-    """Every candidate in blocks, how many were enumerated, and how many each rule removed."""
+    """Every layout, in blocks of rows; `dropped` counts combinations of degrees that break a rule, by rule.
 
+    `legal` counts layouts, `uneven` those among them whose first and last stages hold fewer layers by choice, and
+    `dominated` their twins that differ in a switch that never helps, by the rule that says so: they are never built.
+    """
+
+    model: Architecture
+    seq_len: int
     blocks: tuple[Block, ...]
-    candidates: int
-    pruned: dict[str, int]
-    partial: int = 0
-    """Candidates beyond those of the blocks: layouts that recompute some layers of a stage, each number of them."""
+    recomputes: tuple[str, ...]
+    dropped: dict[str, int]
+    legal: int = 0
+    uneven: int = 0
+    dominated: dict[str, int] = field(default_factory=dict)
 
     @property
-    def priced(self) -> int:
-        """Candidates that remain to be priced."""
-        return sum(block.size for block in self.blocks)
+    def candidates(self) -> int:
+        """Everything that was enumerated, whether a rule dropped it or not."""
+        return self.legal + sum(self.dropped.values()) + sum(self.dominated.values())
+
+    def switches(self) -> Iterator[tuple[int, bool]]:
+        """ZeRO stages with sequence parallelism off and on."""
+        yield from product((0, 1, 2, 3), (False, True))
+
+    def allows(self, rows: Rows, zero_stage: int, sequence_parallel: bool) -> Mask:
+        """Rows for which these switches are a layout of its own that can run."""
+        tp, ranks = rows["tp"], rows["dp"] * rows["cp"]
+        if sequence_parallel:
+            keep: Mask = (tp > 1) & (self.seq_len % (tp * rows["cp"]) == 0)
+        else:
+            # Experts under tensor parallelism need sequence parallelism.
+            keep = (tp == 1) | (rows["ep"] == 1)
+        if zero_stage:
+            keep = keep & (ranks > 1)
+        return keep & (rows["pp"] == 1) if zero_stage >= 2 else keep
+
+    def layouts(self, rows: Rows, zero_stage: int) -> tuple[Column, Column]:
+        """Layouts that a row stands for under one pair of switches: with default stages, and with uneven ones."""
+        shards = rows["ways"] if zero_stage else 1.0
+        return rows["default"] * shards, rows["uneven"] * shards
+
+    def stage_layers(self, rows: Rows) -> Column:
+        """Layers of the fullest stage where nobody places them by hand."""
+        return _stage_layers(self.model.n_layers, rows)
+
+
+def space_of(task: TrainingTask) -> Space:
+    """Every layout of a task; where attention is fused nothing is stored that selective recomputation would free."""
+    recomputes = ("full",) if task.software.attention == "flash" else ("full", "selective")
+    return training_space(task.model, task.cluster.accelerators, task.global_batch, task.seq_len, recomputes)
 
 
 def training_space(
@@ -149,177 +133,140 @@ def training_space(
     accelerators: int,
     global_batch: int,
     seq_len: int,
-    recomputes: tuple[str, ...] = RECOMPUTE,
-    *,
-    fewer: bool = False,
+    recomputes: tuple[str, ...] = ("full", "selective"),
 ) -> Space:
     """Layouts of `model` on at most `accelerators`, over all degrees, micro-batches and switches.
 
-    `dp` takes the largest divisor of the batch that the accelerators left over allow, so a batch that does not divide
-    leaves accelerators idle rather than the space empty. With `fewer` it also takes those that half of the cluster
-    allows, a quarter, and so on: what is slower may be cheaper.
+    `dp` takes every divisor of the batch that leaves accelerators for the other degrees, so a batch that does not
+    divide leaves accelerators idle rather than the space empty. A combination that a rule drops counts once, whatever
+    switches it might have had.
     """
-    pruned: Counter[str] = Counter()
-    blocks: list[Block] = []
-    candidates = 0
-    # Stages of one chunk may have any number of micro-batches, so they fill a grid of their own more densely.
-    parts_of_cluster = [accelerators >> halvings for halvings in range(accelerators.bit_length() if fewer else 1)]
-    for chunks in ([1], list(range(2, MAX_VPP + 1))):
-        for replicas, part in product(([1], [1, *REPLICAS]), parts_of_cluster):
-            axes = _axes(model, accelerators, global_batch, seq_len, chunks, replicas)
-            # 0 where nothing is left over: such candidates are dropped.
-            dp = _largest_divisor(global_batch, np.floor(part / (axes["tp"] * axes["cp"] * axes["pp"])))
-            allowed, removed = _allowed(model, part, global_batch, axes, dp, whole=part == accelerators)
-            zero_stages = (0,) if len(replicas) == 1 else (1, 2, 3)
-            switches = [(z, s) for z in zero_stages for s in (False, True)]
-            candidates += allowed.size * len(switches) * len(recomputes)
-            for zero_stage, sequence_parallel in switches:
-                counts = Counter(removed)
-                keep = allowed
-                for rule, passes in _switch_rules(axes, dp, seq_len, zero_stage, sequence_parallel):
-                    keep = _drop(keep, passes, rule, counts)
-                pruned.update({rule: count * len(recomputes) for rule, count in counts.items()})
-                if keep.any():
-                    varied: dict[str, Any] = {name: axes[name] for name in _DEGREES}
-                    degrees = Degrees(
-                        **varied,
-                        dp=np.maximum(dp, 1.0),
-                        shards=np.maximum(dp / axes["replicas"], 1.0) * axes["cp"],
-                        zero_stage=zero_stage,
-                        sequence_parallel=sequence_parallel,
-                    )
-                    parts = Block(degrees, keep).cropped().dense()
-                    blocks += [part.recomputing(recompute) for recompute in recomputes for part in parts]
-    dominated = _dominated(blocks)
-    pruned.update(dominated)
-    partial = _partial(model.n_layers, blocks) if "full" in recomputes else 0
-    candidates += sum(dominated.values()) + partial
-    return Space(tuple(blocks), candidates, {rule: n for rule, n in pruned.items() if n}, partial)
-
-
-def _partial(n_layers: int, blocks: list[Block]) -> int:
-    """Numbers of layers of a stage that are neither none nor all."""
-    found = 0.0
+    dropped: Counter[str] = Counter()
+    blocks = [
+        block
+        for cp in _contexts(seq_len)
+        for base in [_counted(_base(model, accelerators // cp, global_batch, dropped), model.n_layers, recomputes)]
+        for block in _blocks(model, base, float(cp), dropped)
+    ]
+    space = Space(model, seq_len, tuple(blocks), recomputes, {})
+    legal, uneven, pipelines = 0, 0, 0
     for block in blocks:
-        d = block.degrees
-        if d.recompute == "none":
-            found += float(((ceil_div(n_layers, d.pp * d.vpp) * d.vpp - 1.0) * block.allowed).sum())
-    return int(found)
+        rows = block.rows()
+        for zero_stage, sequence_parallel in space.switches():
+            keep = space.allows(rows, zero_stage, sequence_parallel)
+            if zero_stage >= 2:
+                dropped[ZERO_RULE] += int(((rows["pp"] > 1) & (rows["dp"] * rows["cp"] > 1)).sum())
+            default, by_hand = (found * keep for found in space.layouts(rows, zero_stage))
+            legal += int(default.sum() + by_hand.sum())
+            uneven += int(by_hand.sum())
+            pipelines += int((default * ((rows["pp"] > 1) & (rows["vpp"] < 2)) + by_hand).sum())
+    # Without overlap every transfer is seen whole, of which overlap leaves at most a part; memory is the same. GPipe
+    # has the bubble of 1F1B and holds all micro-batches where 1F1B holds at most as many as there are stages.
+    dominated = {OVERLAP_RULE: legal, GPIPE_RULE: pipelines}
+    found = {rule: count for rule, count in dropped.items() if count}
+    return replace(space, dropped=found, legal=legal, uneven=uneven, dominated=dominated)
 
 
-def _dominated(blocks: list[Block]) -> dict[str, int]:
-    """Twins of candidates that differ in a switch that never helps, by the rule that says so; they are never built.
-
-    Without overlap every transfer is seen whole, of which overlap leaves at most a part; memory is the same. GPipe has
-    the bubble of 1F1B and holds all micro-batches where 1F1B holds at most as many as there are stages.
-    """
-    pipelines = sum(int((block.allowed & (block.degrees.pp > 1) & (block.degrees.vpp < 2)).sum()) for block in blocks)
-    return {OVERLAP_RULE: sum(block.size for block in blocks), GPIPE_RULE: pipelines}
+def replica_counts(dp: Column) -> Column:
+    """In how many ways `dp` ranks may each hold part of a ZeRO shard: all of them, or equal groups of at least two."""
+    values, inverse = np.unique(dp, return_inverse=True)
+    ways: Column = np.array([max(1.0, len(divisors(int(value))) - 1.0) for value in values])[inverse]
+    return ways
 
 
-def _axes(
-    model: Architecture, accelerators: int, global_batch: int, seq_len: int, chunks: list[int], replicas: list[int]
-) -> dict[str, Column]:
+def _base(model: Architecture, accelerators: int, global_batch: int, dropped: Counter[str]) -> Rows:
+    """Rows of tensor, pipeline and data parallelism, micro-batch and chunks on so many accelerators."""
+    rows: Rows = {}
+    dp = [dp for dp in divisors(global_batch) if dp <= accelerators]
+    rows = _crossed(rows, "tp", _tensor(model, accelerators))
+    rows = _crossed(rows, "pp", list(range(1, min(model.n_layers, accelerators) + 1)))
+    rows = _crossed(rows, "dp", dp)
+    rows = _kept(
+        rows, rows["tp"] * rows["pp"] * rows["dp"] <= accelerators, "more accelerators than there are", dropped
+    )
+    rows = _crossed(rows, "micro_batch", [b for b in divisors(global_batch) if b <= MAX_MICRO_BATCH])
+    whole = global_batch / rows["dp"] % rows["micro_batch"] == 0
+    rows = _kept(rows, whole, "micro-batch does not divide a replica's sequences", dropped)
+    rows = _crossed(rows, "vpp", list(range(1, MAX_VPP + 1)))
+    fits = (rows["vpp"] == 1) | ((rows["pp"] > 1) & (rows["vpp"] * rows["pp"] <= model.n_layers + VOCABULARY_CHUNKS))
+    rows = _kept(rows, fits, "chunks without a pipeline, or more of them than layers", dropped)
+    n_microbatches = global_batch / (rows["dp"] * rows["micro_batch"])
+    whole = (rows["vpp"] == 1) | (n_microbatches % rows["pp"] == 0)
+    return _kept(rows, whole, "interleaving needs micro-batches in multiples of pp", dropped)
+
+
+def _counted(rows: Rows, n_layers: int, recomputes: tuple[str, ...]) -> Rows:
+    """The rows with how many layouts each stands for, as `Space.layouts` takes them."""
+    others = len(recomputes) - 1.0 if "full" in recomputes else float(len(recomputes))
+
+    def of(layers: Column) -> Column:
+        return layers + 1.0 + others if "full" in recomputes else 0.0 * layers + others
+
+    by_pp = np.array([of(splits_of(n_layers, pp)[0]).sum() for pp in range(n_layers + 1)])
+    alone = rows["vpp"] == 1
+    return rows | {
+        "ways": replica_counts(rows["dp"]),
+        "default": of(_stage_layers(n_layers, rows)),
+        "uneven": np.where(alone, by_pp[rows["pp"].astype(int)], 0.0),
+    }
+
+
+def _stage_layers(n_layers: int, rows: Rows) -> Column:
+    layers: Column = np.ceil(n_layers / (rows["pp"] * rows["vpp"])) * rows["vpp"]
+    return layers
+
+
+def _blocks(model: Architecture, base: Rows, cp: float, dropped: Counter[str]) -> Iterator[Block]:
+    """The rows on which each expert parallelism fits."""
+    ranks = base["dp"] * cp * base["tp"]
+    for ep in divisors(model.n_experts):
+        for etp in _expert_tensor(model):
+            fits = ranks % (ep * etp) == 0
+            dropped["ep * etp does not divide dp * cp * tp"] += int((~fits).sum())
+            # Cutting experts further than the layer around them only adds messages.
+            narrow = etp <= base["tp"]
+            dropped["etp above tp"] += int((fits & ~narrow).sum())
+            index = np.flatnonzero(fits & narrow)
+            if len(index):
+                yield Block(base, index, cp, float(ep), float(etp))
+
+
+def _crossed(rows: Rows, name: str, values: list[int]) -> Rows:
+    """Every row with every value."""
+    n = len(next(iter(rows.values()))) if rows else 1
+    return {key: np.repeat(column, len(values)) for key, column in rows.items()} | {
+        name: np.tile(np.array(values, dtype=np.float64), n)
+    }
+
+
+def _kept(rows: Rows, passes: Mask, rule: str, dropped: Counter[str]) -> Rows:
+    dropped[rule] += int((~passes).sum())
+    return {name: column[passes] for name, column in rows.items()}
+
+
+def _contexts(seq_len: int) -> list[int]:
+    return [cp for cp in divisors(seq_len) if cp == 1 or (cp <= MAX_CP and seq_len // cp >= LEAST_CP_TOKENS)]
+
+
+def _tensor(model: Architecture, accelerators: int) -> list[int]:
     ffs = [model.d_ff] if model.experts is None else [model.d_ff, model.experts.shared_d_ff or model.d_ff]
-    tensor = [
+    return [
         tp
-        for tp in _divisors(model.n_heads)
+        for tp in divisors(model.n_heads)
         if tp <= min(MAX_TP, accelerators)
         and all(ff % tp == 0 for ff in ffs)
         and (model.n_kv_heads % tp == 0 or tp % model.n_kv_heads == 0)
     ]
-    context = [cp for cp in _divisors(seq_len) if cp == 1 or (cp <= MAX_CP and seq_len // cp >= LEAST_CP_TOKENS)]
-    values = {
-        "replicas": replicas,
-        "tp": tensor,
-        "cp": context,
-        "ep": _divisors(model.n_experts),
-        "etp": [1],
-        "vpp": chunks,
-        "micro_batch": [b for b in _divisors(global_batch) if b <= MAX_MICRO_BATCH],
-        "pp": list(range(1, min(model.n_layers, accelerators) + 1)),
-    }
-    shapes = np.eye(len(_AXES), dtype=int)
-    return {
-        name: np.array(values[name], dtype=np.float64).reshape(np.where(shapes[i], len(values[name]), 1))
-        for i, name in enumerate(_AXES)
-    }
 
 
-def _largest_divisor(number: int, limit: Column) -> Column:
-    """The largest divisor of `number` that is at most `limit`, 0 where that is below 1."""
-    divisors = np.array([0, *_divisors(number)], dtype=np.float64)
-    found: Column = divisors[np.searchsorted(divisors, limit, side="right") - 1]
-    return found
+def _expert_tensor(model: Architecture) -> list[int]:
+    if model.experts is None:
+        return [1]
+    return [etp for etp in (1, 2, 4, 8) if model.experts.d_ff % etp == 0]
 
 
-def _split(coordinates: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Candidates in groups, by the values of one axis after another, while that saves more cells than a group costs."""
-    used = [len(np.unique(line)) for line in coordinates]
-    cost, axis = min((_split_cost(coordinates, i), i) for i in range(len(coordinates)))
-    if cost > 0.9 * (GROUP_CELLS + np.prod(used)):
-        return [coordinates]
-    line = coordinates[axis]
-    return [part for value in np.unique(line) for part in _split(coordinates[:, line == value])]
-
-
-def _split_cost(coordinates: NDArray[np.int64], axis: int) -> float:
-    """Cells, and what the groups cost beside them, after a split by the values of an axis."""
-    values, line = np.unique(coordinates[axis], return_inverse=True)
-    cells = np.ones(len(values))
-    for other, positions in enumerate(coordinates):
-        if other != axis:
-            width = int(positions.max()) + 1
-            met = np.bincount(line * width + positions, minlength=len(values) * width) > 0
-            cells *= met.reshape(len(values), width).sum(axis=1)
-    return float(cells.sum() + GROUP_CELLS * len(values))
-
-
-def _allowed(
-    model: Architecture, accelerators: int, global_batch: int, axes: dict[str, Column], dp: Column, *, whole: bool
-) -> tuple[Mask, Counter[str]]:
-    replicas, tp, cp, ep, etp, vpp, micro_batch, pp = (axes[name] for name in _AXES)
-    keep = np.ones(np.broadcast_shapes(*(axis.shape for axis in axes.values())), dtype=bool)
-    removed: Counter[str] = Counter()
-    sequences = global_batch / np.maximum(dp, 1.0)
-    rules = (
-        ("more accelerators than there are", dp >= 1),
-        ("the same layout on half of these accelerators", whole | (2 * tp * cp * pp * dp > accelerators)),
-        ("more chunks than layers", vpp * pp <= model.n_layers + VOCABULARY_CHUNKS),
-        ("chunks without a pipeline", (vpp == 1) | (pp > 1)),
-        ("micro-batch does not divide a replica's sequences", sequences % micro_batch == 0),
-        ("interleaving needs micro-batches in multiples of pp", (vpp == 1) | (sequences / micro_batch % pp == 0)),
-        ("replicas do not divide dp", (replicas == 1) | ((dp % replicas == 0) & (dp > replicas))),
-        ("ep does not divide dp * cp * tp", (dp * cp * tp) % (ep * etp) == 0),
-    )
-    for rule, passes in rules:
-        keep = _drop(keep, passes, rule, removed)
-    return keep, removed
-
-
-def _switch_rules(
-    axes: dict[str, Column], dp: Column, seq_len: int, zero_stage: int, sequence_parallel: bool
-) -> list[tuple[str, Mask]]:
-    tp, cp, pp = axes["tp"], axes["cp"], axes["pp"]
-    rules: list[tuple[str, Mask]] = []
-    if sequence_parallel:
-        rules.append(("sequence parallelism without tensor parallelism is the same layout", tp > 1))
-        rules.append(("tp * cp does not divide seq_len", seq_len % (tp * cp) == 0))
-    else:
-        rules.append(("experts under tensor parallelism need sequence parallelism", (tp == 1) | (axes["ep"] == 1)))
-    if zero_stage:
-        rules.append(("ZeRO without data parallelism is the same layout", dp * cp > 1))
-    if zero_stage >= 2:
-        rules.append(("ZeRO-2 and 3 re-communicate for every micro-batch of a pipeline", pp == 1))
-    return rules
-
-
-def _drop(keep: Mask, passes: Mask, rule: str, removed: Counter[str]) -> Mask:
-    left: Mask = keep & passes
-    removed[rule] += int(keep.sum()) - int(left.sum())
-    return left
-
-
-def _divisors(number: int) -> list[int]:
+@lru_cache(maxsize=4096)
+def divisors(number: int) -> tuple[int, ...]:
+    """All divisors, ascending."""
     small = [d for d in range(1, int(number**0.5) + 1) if number % d == 0]
-    return sorted({*small, *(number // d for d in small)})
+    return tuple(dict.fromkeys([*small, *(number // d for d in reversed(small))]))

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from perfmodel._version import __version__
 from perfmodel.errors import OutOfRangeError, PlanError, unknown_name
 from perfmodel.plan.limits import Limit, limits_of
-from perfmodel.plan.reasons import reasons
+from perfmodel.plan.reasons import nearest_of, reasons
 from perfmodel.plan.records import Alternative, Certificate, Constraint, TrainingPlan
 from perfmodel.plan.search import OBJECTIVES, Found, search
 from perfmodel.plan.sensitivity import step_sensitivities
-from perfmodel.plan.space import Space, training_space
+from perfmodel.plan.space import Space, space_of
 from perfmodel.predict.layout import ParallelLayout
 from perfmodel.predict.records import TrainingEstimate
 from perfmodel.predict.training import ClusterLike, ModelLike, TrainingTask, degrees_of, describe, training_task
@@ -76,13 +76,11 @@ def plan_training(
     limits = limits_of(task, memory, max_watts, max_usd, max_days)
     given = {"max_watts": max_watts, "max_usd": max_usd, "max_days": max_days}
     request = task.request() | {"objective": objective, "memory_margin": memory_margin, "top": top} | given
-    # Fewer replicas of a layout take longer for less money, energy and power: for time they are not looked at.
-    fewer = objective in ("cost", "energy") or max_watts is not None or max_usd is not None
-    space = training_space(task.model, task.cluster.accelerators, task.global_batch, task.seq_len, fewer=fewer)
+    space = space_of(task)
     found = search(task, space, objective, limits)
-    certificate = _certificate(space, found, objective)
+    certificate = _certificate(space, found)
     if not found.fitting:
-        return _infeasible(task, request, certificate, space, found, limits)
+        return _infeasible(task, request, certificate, space, limits)
     return _feasible(task, request, certificate, found, limits, top)
 
 
@@ -117,10 +115,9 @@ def _infeasible(
     request: dict[str, Any],
     certificate: Certificate,
     space: Space,
-    found: Found,
     limits: tuple[Limit, ...],
 ) -> TrainingPlan:
-    nearest = found.nearest
+    nearest = nearest_of(task, space, limits)
     return TrainingPlan(
         perfmodel_version=__version__,
         data_version=data_version(),
@@ -132,7 +129,7 @@ def _infeasible(
         alternatives=(),
         certificate=certificate,
         sensitivities=(),
-        infeasible_because=tuple(reasons(task, space, found, limits)),
+        infeasible_because=tuple(reasons(task, space, nearest, limits)),
         sources=(),
     )
 
@@ -148,6 +145,7 @@ def _needs(limit: Limit, prediction: TrainingEstimate) -> float:
         "memory_bytes": prediction.memory_bytes.total,
         "cost_usd": prediction.cost_usd_per_step,
         "energy_j": prediction.energy_j_per_step,
+        "watts": prediction.energy_j_per_step / prediction.step_time_s,
     }
     return float(limit.needs(columns.__getitem__))
 
@@ -158,16 +156,16 @@ def _described(task: TrainingTask, layout: ParallelLayout) -> TrainingEstimate:
     return describe(task, layout, task.steps.price(degrees, task.global_batch, task.seq_len))
 
 
-def _certificate(space: Space, found: Found, objective: str) -> Certificate:
+def _certificate(space: Space, found: Found) -> Certificate:
     fits = found.fitting > 0
     return Certificate(
-        method="every candidate of the space priced as arrays, or left out by a named rule or an admissible bound",
+        method="every layout of the space priced as arrays, or left out by a named rule or an admissible bound",
         optimal=fits,
-        bound=float(found.columns[OBJECTIVES[objective]][0]) if fits else None,
+        bound=float(found.columns["value"][0]) if fits else None,
         gap=0.0 if fits else None,
         candidates=space.candidates,
         priced=found.priced,
-        pruned=space.pruned | {"memory": 0} | found.pruned,
+        pruned=space.dropped | space.dominated | {"memory": 0} | found.pruned,
     )
 
 

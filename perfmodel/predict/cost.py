@@ -33,19 +33,18 @@ class Cost:
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(
-            self.seconds + other.seconds,
-            self.lower + other.lower,
-            self.upper + other.upper,
-            self.compute_s + other.compute_s,
-            self.memory_s + other.memory_s,
-            self.link_s + other.link_s,
+            _plus(self.seconds, other.seconds),
+            _plus(self.lower, other.lower),
+            _plus(self.upper, other.upper),
+            _plus(self.compute_s, other.compute_s),
+            _plus(self.memory_s, other.memory_s),
+            _plus(self.link_s, other.link_s),
         )
 
     def __mul__(self, times: Number) -> Cost:
-        # What is nothing stays a float: many layouts at once then add few arrays.
         return Cost(
             *(
-                value if isinstance(value, float) and value == 0.0 else value * times
+                value if _is_nothing(value) else value * times
                 for value in (self.seconds, self.lower, self.upper, self.compute_s, self.memory_s, self.link_s)
             )
         )
@@ -73,6 +72,17 @@ class Cost:
         resources = {"compute": self.compute_s, "memory": self.memory_s, "link": self.link_s}
         name, busiest = max(resources.items(), key=lambda item: item[1])
         return name if busiest > 0.5 * self.seconds else "latency"
+
+
+def _is_nothing(value: Number) -> bool:
+    # What is nothing stays a float: many layouts at once then add and multiply few arrays.
+    return type(value) is float and value == 0.0
+
+
+def _plus(a: Number, b: Number) -> Number:
+    if _is_nothing(a):
+        return b
+    return a if _is_nothing(b) else a + b
 
 
 def total(costs: Iterable[Cost]) -> Cost:
@@ -105,6 +115,10 @@ class Node:
     def wait(cls, name: str, seconds: Number, bound_by: str, lower: Number = 0.0, upper: Number | None = None) -> Node:
         """A term in which no resource works: a bubble, a host that is late, a slow neighbour."""
         return cls(name, Cost(seconds, lower, seconds if upper is None else upper), bound_by)
+
+    def lean(self) -> Node:
+        """The term without bounds."""
+        return Node(self.name, self.cost.lean(), self.bound_by, tuple(child.lean() for child in self.children))
 
     def leaves(self) -> Iterator[Node]:
         """Every term without children, depth first."""

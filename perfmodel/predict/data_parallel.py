@@ -15,7 +15,7 @@ from perfmodel.predict.stages import Stages
 from perfmodel.predict.weights import WEIGHT_BYTES, ParamsPerRank, Weights, optimizer_of
 from perfmodel.specs.software import Software
 
-__all__ = ["DataParallel", "Windows"]
+__all__ = ["DataParallel", "Messages", "Windows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,19 @@ class Windows:
 
     forward: Number
     backward: Number
+
+
+@dataclass(frozen=True, slots=True)
+class Messages:
+    """All gradients reduced, all weights gathered, and those gathered that a step updated."""
+
+    gradients: Cost
+    weights: Cost
+    updated: Cost
+
+    def lean(self) -> Messages:
+        """Without bounds."""
+        return Messages(self.gradients.lean(), self.weights.lean(), self.updated.lean())
 
 
 @dataclass(frozen=True)
@@ -36,13 +49,11 @@ class DataParallel:
     kernels: Kernels
     software: Software
 
-    def exchange(self, stages: Stages, windows: Windows, n_microbatches: Number) -> Node:
-        """Reduction of the gradients and, under ZeRO, gathering of the weights; what computation does not hide."""
-        d = self.degrees
-        params = self._fullest(stages)
-        learns = self.weights.trainable.share
+    def messages(self, full: Number) -> Messages:
+        """Transfers of all gradients and all weights of the fullest stage, which has `full` layers."""
+        d, params, learns = self.degrees, self._fullest(full), self.weights.trainable.share
         # ZeRO-3, and FSDP whatever it shards, gather and reduce layer by layer, the others all at once.
-        messages = stages.full if d.zero_stage >= 3 or self.software.shards_by_layer else 1.0
+        messages = full if d.zero_stage >= 3 or self.software.shards_by_layer else 1.0
         scatter = self._reduce(params.dense * learns, d.data_ranks, d.tp, messages)
         gathered, updated = (
             self._gather(params.dense, d.tp, messages),
@@ -53,16 +64,21 @@ class DataParallel:
             scatter = scatter + self._reduce(params.experts * learns, d.expert_data_ranks, inside, messages)
             gathered = gathered + self._gather(params.experts, inside, messages)
             updated = updated + self._gather(params.experts * learns, inside, messages)
+        return Messages(scatter, gathered, updated)
+
+    def exchange(self, messages: Messages, windows: Windows, n_microbatches: Number) -> Node:
+        """Reduction of the gradients and, under ZeRO, gathering of the weights; what computation does not hide."""
+        d = self.degrees
         if d.zero_stage < 3:
-            pieces = [("gradients", scatter, windows.backward)]
+            pieces = [("gradients", messages.gradients, windows.backward)]
             if d.zero_stage:
                 # The updated weights return before the next step's first forward pass.
-                pieces.append(("weights", updated, windows.forward))
+                pieces.append(("weights", messages.updated, windows.forward))
         else:
             m = n_microbatches
             pieces = [
-                ("gradients", scatter * m, windows.backward * m),
-                ("weights", gathered * (2.0 * m), (windows.forward + windows.backward) * m),
+                ("gradients", messages.gradients * m, windows.backward * m),
+                ("weights", messages.weights * (2.0 * m), (windows.forward + windows.backward) * m),
             ]
         nodes = [Node(name, self._behind(window, cost), "link") for name, cost, window in pieces]
         tied = self._tied_embedding()
@@ -70,7 +86,7 @@ class DataParallel:
 
     def optimizer(self, stages: Stages, name: str) -> Node:
         """Reading and writing gradients, states and weights of the parameters that a rank owns."""
-        d, params = self.degrees, self._fullest(stages)
+        d, params = self.degrees, self._fullest(stages.full)
         cut = d.shards if d.zero_stage else 1.0
         experts_cut = d.shards * d.tp / (d.ep * d.etp) if d.zero_stage else 1.0
         owned = (params.dense / cut + params.experts / experts_cut) * self.weights.trainable.share
@@ -78,8 +94,8 @@ class DataParallel:
         traffic = optimizer_bytes(owned, per_param)
         return Node("optimizer", self.kernels.elementwise(traffic, self.software.elementwise_library, 10.0))
 
-    def _fullest(self, stages: Stages) -> ParamsPerRank:
-        return self.weights.params(stages.full, True, where(less(self.degrees.pp, 2), 1.0, 0.0))
+    def _fullest(self, full: Number) -> ParamsPerRank:
+        return self.weights.params(full, True, where(less(self.degrees.pp, 2), 1.0, 0.0))
 
     def _reduce(self, n_params: Number, ranks: Number, stride: Number, messages: Number) -> Cost:
         """Gradients of `n_params` over `ranks`: an all-reduce, or a reduce-scatter with an all-reduce of the shards."""

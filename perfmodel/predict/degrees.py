@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from perfmodel.predict.cost import Number
 from perfmodel.predict.share import Share
+from perfmodel.predict.stages import Stages
 
 __all__ = ["Degrees"]
 
@@ -32,7 +33,7 @@ class Degrees:
     recompute: str = "none"
     recompute_modules: tuple[str, ...] = ()
     recompute_layers: Number | None = None
-    stage_layers: tuple[int, ...] | None = None
+    stage_layers: tuple[int, ...] | Stages | None = None
     offload_share: float = 0.0
     gpipe: bool = False
 

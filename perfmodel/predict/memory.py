@@ -17,7 +17,7 @@ from perfmodel.predict.weights import Weights
 from perfmodel.specs.architecture import Architecture
 from perfmodel.specs.software import Software
 
-__all__ = ["Memory", "peak_memory"]
+__all__ = ["Memory", "memory_of_stage", "peak_memory"]
 
 _HIDDEN_BYTES = 2.0
 _LOGIT_BYTES = 6.0
@@ -59,7 +59,7 @@ def peak_memory(
     """
     alone = where(less(d.pp, 2), 1.0, 0.0)
     candidates = [
-        _on_stage(model, software, weights, d, share, n_microbatches, *place)
+        memory_of_stage(model, software, weights, d, share, n_microbatches, *place)
         for place in (
             (stages.first + alone * model.mtp_layers, 0.0, True, alone),
             ((1.0 - alone) * stages.full, minimum(1.0, d.pp - 1.0), False, 0.0),
@@ -77,7 +77,7 @@ def peak_memory(
     return fullest
 
 
-def _on_stage(
+def memory_of_stage(
     model: Architecture, software: Software, weights: Weights, d: Degrees, share: Share, n_microbatches: Number,
     layers: Number, stage: Number, embeds: bool, predicts: Number,
 ) -> Memory:  # fmt: skip
@@ -113,7 +113,8 @@ def _kept(
     repeated = layers
     if d.recompute == "full" and d.recompute_layers is not None:
         repeated = minimum(layers, d.recompute_layers)
-    return in_flight * (repeated * less_kept + (layers - repeated) * whole) + maximum(whole - less_kept, 0.0)
+    again = maximum(whole - less_kept, 0.0) * minimum(repeated, 1.0)
+    return in_flight * (repeated * less_kept + (layers - repeated) * whole) + again
 
 
 def _in_flight(d: Degrees, n_microbatches: Number, stage: Number) -> Number:

@@ -32,9 +32,9 @@ def repeated_share(d: Degrees, layers: Number) -> Number:
     return 1.0 if d.recompute_layers is None else minimum(1.0, d.recompute_layers / layers)
 
 
-def repeated_costs(software: Software, block: Layer, d: Degrees, layers: Number) -> dict[str, Cost]:
-    """Costs, per layer of a stage with `layers` of them, of what the backward pass repeats."""
-    if d.recompute == "full":
+def repeated_costs(software: Software, block: Layer, recompute: str, modules: tuple[str, ...] = ()) -> dict[str, Cost]:
+    """Costs of what the backward pass repeats of one layer that is recomputed."""
+    if recompute == "full":
         again = dict(block.forward)
         if software.recompute_stops_early:
             # Its result is no input of any gradient: recomputation ends when the last saved tensor is back.
@@ -42,16 +42,15 @@ def repeated_costs(software: Software, block: Layer, d: Degrees, layers: Number)
                 again.pop(last, None)
             if "tensor_parallel" in again:
                 again["tensor_parallel"] = again["tensor_parallel"] * 0.5
-        part = repeated_share(d, layers)
-        return again if d.recompute_layers is None else {name: cost * part for name, cost in again.items()}
-    if d.recompute == "selective":
-        return {name: block.forward[name] for name in _selected(software, d) if name in block.forward}
+        return again
+    if recompute == "selective":
+        return {name: block.forward[name] for name in _selected(software, modules) if name in block.forward}
     return {}
 
 
-def _selected(software: Software, d: Degrees) -> tuple[str, ...]:
+def _selected(software: Software, modules: tuple[str, ...]) -> tuple[str, ...]:
     # A fused kernel never stores the scores, so by default there is nothing to repeat.
-    modules = d.recompute_modules or (("core_attn",) if software.attention == "unfused" else ())
+    modules = modules or (("core_attn",) if software.attention == "unfused" else ())
     return tuple(dict.fromkeys(name for module in modules for name in MODULES[module]))
 
 
@@ -65,7 +64,7 @@ def recompute_flops(
     if d.recompute != "selective":
         return 0.0
     flops = 0.0
-    selected = _selected(software, d)
+    selected = _selected(software, d.recompute_modules)
     for kind, count in model.layer_groups:
         for product in model.products(kind):
             if product.name in selected:

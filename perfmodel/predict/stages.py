@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -36,13 +36,18 @@ def _compact(layers: Number) -> Number:
     return layers
 
 
-def place_layers(n_layers: int, pp: Number, vpp: Number, stage_layers: tuple[int, ...] | None = None) -> Stages:
+def place_layers(
+    n_layers: int, pp: Number, vpp: Number, stage_layers: tuple[int, ...] | Stages | None = None
+) -> Stages:
     """Layers of each kind of stage.
 
     Frameworks give every chunk the same number of layers, rounded up; the slots left over are taken from the stages
     that also hold the head and the embedding, last first, one layer each (Megatron-Core's options
-    account-for-loss and account-for-embedding in the pipeline split). `stage_layers` places them by hand instead.
+    account-for-loss and account-for-embedding in the pipeline split). `stage_layers` places them by hand instead: all
+    of them, or fullest, first and last for many layouts at once.
     """
+    if isinstance(stage_layers, Stages):
+        return replace(stage_layers, average=n_layers / pp)
     if stage_layers is not None:
         layers = [float(count) for count in stage_layers]
         return Stages(max(layers), layers[0], layers[-1], n_layers / pp)

@@ -16,6 +16,7 @@ from perfmodel.predict.exchanges import EXCHANGES, hidden_exchange
 from perfmodel.predict.host import Host
 from perfmodel.predict.kernels import Kernels
 from perfmodel.predict.kinds import bottleneck_parts
+from perfmodel.predict.levels import lean_at_levels
 from perfmodel.predict.layer import Layer, layer, matmul_backward, summed
 from perfmodel.predict.memory import Memory, peak_memory
 from perfmodel.predict.offload import offload_node
@@ -53,10 +54,19 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a rank's share of a micro-batch determines: the mean layer at settled clocks; head with loss; embedding."""
+    """What a rank's share of a micro-batch determines: the mean layer at settled clocks; head with loss; embedding.
+
+    `repeated` is, by kind of recomputation, what the backward pass repeats of a layer that is recomputed.
+    """
 
     layer: Layer
     ends: tuple[Cost, Cost]
+    repeated: dict[str, dict[str, Cost]]
+
+    def lean(self) -> Load:
+        """Sums without bounds: all that ranking many layouts needs."""
+        repeated = {kind: summed(costs) if costs else {} for kind, costs in self.repeated.items()}
+        return Load(self.layer.summed(), (self.ends[0].lean(), self.ends[1].lean()), repeated)
 
 
 class StepModel:
@@ -110,11 +120,12 @@ class StepModel:
         parts = bottleneck_parts(self.model, pp)
         return layer(self.model, self.kernels, self.links, self.software, share, self.trainable, parts)
 
-    def load(self, share: Share, pp: Number) -> Load:
+    def load(self, share: Share, pp: Number, modules: tuple[str, ...] = ()) -> Load:
         """The mean layer of the stage that sets the pace, and the ends, in the lasting load of a step."""
         block = self.layer(share, pp)
         block = block.settled(self.kernels) if self.steady else block
-        return Load(block, self._ends(share, block))
+        repeated = {kind: repeated_costs(self.software, block, kind, modules) for kind in ("selective", "full")}
+        return Load(block, self._ends(share, block), repeated)
 
     def price(
         self, degrees: Degrees, global_batch: int, seq_len: int, *, detail: bool = True, load: Load | None = None
@@ -122,19 +133,21 @@ class StepModel:
         """Time, bounds and memory of one step; arrays in `degrees` give arrays that broadcast.
 
         Without `detail` the tree names sums instead of operations and has no bounds: for many layouts at once. `load`
-        is what the method of that name gives for the shares of these degrees, where the caller has it already.
+        is what the method of that name gives for the shares of these degrees, where the caller has it already (lean
+        without `detail`).
         """
         d = degrees
         share = d.share(seq_len, self.document_len)
         stages = place_layers(self.model.n_layers, d.pp, d.vpp, d.stage_layers)
         n_microbatches = global_batch / (d.dp * d.micro_batch)
         weights = Weights(self.model, self.software, d, self.dtype, self.optimizer, self.trainable)
-        load = load or self.load(share, d.pp)
-        block, ends = load.layer, load.ends
-        repeated = repeated_costs(self.software, block, d, stages.full)
-        if not detail:
-            block, repeated = block.summed(), summed(repeated) if repeated else {}
-            ends = ends[0].lean(), ends[1].lean()
+        if load is None:
+            load = self.load(share, d.pp, d.recompute_modules)
+            load = load if detail else load.lean()
+        block, ends, repeated = load.layer, load.ends, load.repeated.get(d.recompute, {})
+        if d.recompute_layers is not None:
+            part = repeated_share(d, stages.full)
+            repeated = {name: cost * part for name, cost in repeated.items()}
         if self.software.places_layers_freely and d.stage_layers is None:
             stages = relieve_head(
                 stages, self.model.n_layers, d.pp, d.vpp, ends[0].seconds / _all_of(block, repeated).seconds
@@ -156,9 +169,9 @@ class StepModel:
             total(block.forward.values()).seconds * stages.full,
             total([*block.backward.values(), *repeated.values()]).seconds * stages.full,
         )
+        messages = data.messages(stages.full) if detail else lean_at_levels(data.messages, stages.full)
         memory = peak_memory(self.model, self.software, weights, d, share, stages, n_microbatches, detail=detail)
-        tree = Node.of(
-            "step",
+        terms = (
             compute,
             *exchanges,
             edge,
@@ -169,9 +182,12 @@ class StepModel:
             *offload_node(
                 self.cluster, self.software, d, share, self.model, self.dtype, layers, windows, n_microbatches
             ),
-            data.exchange(stages, windows, n_microbatches),
+            data.exchange(messages, windows, n_microbatches),
             data.optimizer(stages, self.optimizer),
         )
+        if not detail:
+            return Step(Node.of("step", *(term.lean() for term in terms)), 0.0, 0.0, memory, 0.0)
+        tree = Node.of("step", *terms)
         host_s = host.layer_s * layers
         lower, upper = _bounds(tree, exchanges, host_s)
         flops = recompute_flops(self.model, self.software, d, stages.full, global_batch, seq_len)
