@@ -16,12 +16,13 @@ from perfmodel.predict.exchanges import EXCHANGES, hidden_exchange
 from perfmodel.predict.host import Host
 from perfmodel.predict.kernels import Kernels
 from perfmodel.predict.kinds import bottleneck_parts
-from perfmodel.predict.layer import Layer, layer, matmul_backward, summed
-from perfmodel.predict.memory import Memory, peak_memory
+from perfmodel.predict.layer import Layer, layer, matmul_gradients, summed
+from perfmodel.predict.memory import Memory, kept_share, peak_memory
 from perfmodel.predict.offload import offload_node
 from perfmodel.predict.recompute import recompute_flops, repeated_costs, repeated_share
+from perfmodel.predict.schedules import FOLDED, SPLIT_BACKWARD, Passes, split_bubble_time
 from perfmodel.predict.share import Share
-from perfmodel.predict.stages import Stages, place_layers, relieve_head
+from perfmodel.predict.stages import Stages, fold, place_layers, relieve_head
 from perfmodel.predict.trainable import trainable_of
 from perfmodel.predict.weights import Weights
 from perfmodel.specs.architecture import Architecture
@@ -139,15 +140,21 @@ class StepModel:
             stages = relieve_head(
                 stages, self.model.n_layers, d.pp, d.vpp, ends[0].seconds / _all_of(block, repeated).seconds
             )
+        if d.schedule in FOLDED:
+            stages = fold(stages, d.weight_copies)
         stages = stages if detail else stages.compact()
-        slots, head_binds = _bottleneck(stages, block, repeated, ends)
+        slots, head_binds = _bottleneck(stages, block, repeated, _head_rank(ends, d))
         layers = n_microbatches * slots
         device, exchanges = self._layer_terms(block, repeated, layers)
         compute = Node.of("layers", *device)
-        edge = self._edge_node(ends, n_microbatches, d.pp, head_binds)
+        edge = self._edge_node(ends, n_microbatches, d, head_binds)
         host = Host(self.model, self.software, self.kernels, share, repeated_share(d, stages.full))
         late = host.layer_wait_s(block, repeated) * layers + host.ends_wait_s(ends) * n_microbatches
-        bubble = self._bubble(block, repeated, stages, ends, d)
+        message = self._message(d, share, host.message_s)
+        bubble, transfer = self._bubble(block, repeated, stages, ends, d), self._pipeline_transfer(d, message, n_microbatches)
+        if d.schedule in SPLIT_BACKWARD:
+            kept = kept_share(self.model, self.software, d, share, self.dtype, stages.full)
+            bubble, transfer = self._split_bubble(block, repeated, stages, ends, d, n_microbatches, message, kept)
         slow = straggler_slowdown(d.accelerators, self.relative_spread)
         worked = compute.cost + edge.cost
         straggler_s = slow * (worked.seconds + bubble.cost.seconds)
@@ -165,7 +172,7 @@ class StepModel:
             Node.wait("host", late, "host"),
             Node.wait("stragglers", straggler_s, "dependency"),
             bubble,
-            self._pipeline_transfer(d, share, n_microbatches, host.message_s),
+            transfer,
             *offload_node(
                 self.cluster, self.software, d, share, self.model, self.dtype, layers, windows, n_microbatches
             ),
@@ -203,7 +210,7 @@ class StepModel:
             n, k = (product.n / share.tp if product.split == "column" else product.n), product.k
             costs += [
                 kernels.matmul(tokens, n, k),
-                matmul_backward(kernels, self.software, tokens, n, k, trains=trains),
+                total(matmul_gradients(kernels, self.software, tokens, n, k, trains=trains)),
             ]
         return total(costs)
 
@@ -220,9 +227,12 @@ class StepModel:
                 device.append(Node.of(phase, *(Node(name, cost) for name, cost in operations.items())))
         return device, [Node.of(name, *nodes) for name, nodes in links.items() if nodes]
 
-    def _edge_node(self, ends: tuple[Cost, Cost], n_microbatches: Number, pp: Number, head_binds: Number) -> Node:
+    def _edge_node(self, ends: tuple[Cost, Cost], n_microbatches: Number, d: Degrees, head_binds: Number) -> Node:
         head, embedding = ends
-        alone = less(pp, 2)
+        if d.schedule in FOLDED:
+            turns = n_microbatches * head_binds / d.weight_copies
+            return Node.of("vocabulary", Node("head_and_loss", head * turns), Node("embedding", embedding * turns))
+        alone = less(d.pp, 2)
         return Node.of(
             "vocabulary",
             Node("head_and_loss", head * (n_microbatches * head_binds)),
@@ -239,15 +249,45 @@ class StepModel:
         )
         return Node.wait("pipeline_bubble", seconds, "dependency", lower, upper)
 
-    def _pipeline_transfer(self, d: Degrees, share: Share, n_microbatches: Number, host_s: Number) -> Node:
-        """Activations forward and gradients backward between stages, for every chunk and in the warm-up."""
+    def _split_bubble(
+        self,
+        block: Layer,
+        repeated: dict[str, Cost],
+        stages: Stages,
+        ends: tuple[Cost, Cost],
+        d: Degrees,
+        n_microbatches: Number,
+        message: Cost,
+        kept: Number,
+    ) -> tuple[Node, Node]:
+        """Bubble of a schedule that splits the backward pass, and what its messages add to it."""
+        passes = _passes(block, repeated, stages, ends, d.pp)
+
+        def idle(transfer_s: Number) -> Number:
+            return split_bubble_time(
+                d.schedule, passes, n_microbatches, d.pp, transfer_s=transfer_s, kept_share=kept
+            )
+
+        seconds = idle(0.0)
+        everything = self._bubble(block, repeated, stages, ends, d).cost
+        bubble = Node.wait("pipeline_bubble", seconds, "dependency", 0.0, maximum(seconds, everything.upper))
+        waits = idle(message.seconds) - seconds
+        alone = self._pipeline_transfer(d, message, n_microbatches).cost
+        upper = maximum(waits, alone.upper)
+        return bubble, Node("pipeline_transfer", Cost(waits, 0.0, upper, 0.0, 0.0, alone.link_s), "link")
+
+    def _message(self, d: Degrees, share: Share, host_s: Number) -> Cost:
+        """A micro-batch's activations, or their gradients, on the way to a neighbour."""
         model, kernels = self.model, self.kernels
         n_bytes = p2p_message_bytes(share.seq_len / d.cp, d.micro_batch, model.d_model, d.tp, kernels.activation_bytes)
         one = self.links.send_recv(n_bytes, d.tp * d.data_ranks)
         if not d.sequence_parallel:
             # Each rank sends its share over its own rail; the receivers gather the shares.
             one = one + self.links.collective("all_gather", n_bytes * d.tp, d.tp)
-        one = Cost(one.seconds + host_s, one.lower, one.upper + host_s, 0.0, 0.0, one.link_s)
+        return Cost(one.seconds + host_s, one.lower, one.upper + host_s, 0.0, 0.0, one.link_s)
+
+    def _pipeline_transfer(self, d: Degrees, one: Cost, n_microbatches: Number) -> Node:
+        """Activations forward and gradients backward between stages, for every chunk and in the warm-up."""
         crosses = minimum(d.pp - 1.0, 1.0)
         warm_up = one * (2.0 * (d.pp - 1.0))
         steady = one * (2.0 * d.vpp * n_microbatches * crosses)
@@ -268,11 +308,30 @@ def _all_of(block: Layer, repeated: dict[str, Cost]) -> Cost:
     return total([*block.forward.values(), *block.backward.values(), *repeated.values()])
 
 
-def _bottleneck(
-    stages: Stages, block: Layer, repeated: dict[str, Cost], ends: tuple[Cost, Cost]
-) -> tuple[Number, Number]:
-    """Layers of the slowest stage, and 1 where that stage also holds the head."""
+def _passes(
+    block: Layer, repeated: dict[str, Cost], stages: Stages, ends: tuple[Cost, Cost], pp: Number
+) -> Passes:
+    """The three passes of the average rank; what is recomputed comes before the gradients of the inputs.
+
+    The head's three products take a third each of its time, and so its loss and the embedding are shared out.
+    """
+    end = (ends[0].seconds + ends[1].seconds) / (3.0 * pp)
+    forward, backward = (total(phase.values()).seconds for phase in (block.forward, block.backward))
+    weights = block.weight_gradient.seconds
+    inputs = backward + total(repeated.values()).seconds - weights
+    return Passes(*(one * stages.average + end for one in (forward, inputs, weights)))
+
+
+def _head_rank(ends: tuple[Cost, Cost], d: Degrees) -> Number:
+    """Seconds of a micro-batch beside the layers on the rank with the head."""
+    if d.schedule in FOLDED:
+        return (ends[0].seconds + ends[1].seconds) / d.weight_copies
+    return ends[0].seconds
+
+
+def _bottleneck(stages: Stages, block: Layer, repeated: dict[str, Cost], end_s: Number) -> tuple[Number, Number]:
+    """Layers of the slowest stage, and 1 where that stage also holds the head, which takes `end_s` more."""
     per_layer = _all_of(block, repeated).seconds
-    with_head = stages.last * per_layer + ends[0].seconds
+    with_head = stages.last * per_layer + end_s
     head_binds = where(less(with_head, stages.full * per_layer), 0.0, 1.0)
     return where(less(with_head, stages.full * per_layer), stages.full, stages.last), head_binds
