@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perfmodel.formulas import attention_io, cost, memory, pipeline
+from perfmodel.formulas import attention_io, cost, memory, pipeline, zero_bubble
 
 few = settings(max_examples=40, derandomize=True, deadline=None)
 degrees = st.integers(1, 64)

@@ -1,16 +1,18 @@
 r"""Schedules that split the backward pass: their bubbles, and the micro-batches they hold.
 
-B, the gradient of a stage's input, is what the stage before waits for; W, the gradient of its weights, can wait and fill
-what would be a bubble. Until W has run its operands stay in memory. Times are those of a whole rank (all its chunks) and
-one micro-batch. Every schedule here steps the optimizer without waiting for the other ranks (a later check replaces the
-norm of all gradients): with a wait before the step its bubble is that of the slowest rank and ZB-2P loses about 8 %.
+B, the gradient of a stage's input, is what the stage before waits for; W, the gradient of its weights, can wait and
+fill what would be a bubble. Until W has run its operands stay in memory. Times are those of a whole rank (all its
+chunks) and one micro-batch. The bubble is that of the longest rank, from its own start to its own end: every rank steps
+its optimizer without waiting for the others, and a later check replaces the norm of all gradients. With a wait before
+the step ZB-2P loses about 8 % (Qi et al. 2023, Table 7).
 """
 
 from perfmodel.formulas._registry import formula
-from perfmodel.ops import floor, less, maximum, minimum, where
+from perfmodel.ops import floor, maximum, minimum
 
 __all__ = [
     "dualpipe_bubble_time",
+    "first_backward_bubble_time",
     "in_flight_microbatches_dualpipe",
     "in_flight_microbatches_v_half",
     "in_flight_microbatches_v_min",
@@ -28,18 +30,38 @@ __all__ = [
 
 
 @formula
+def first_backward_bubble_time(forward_s, input_gradient_s, pp, held, transfer_s=0):
+    r"""Idle time of the first stage before its first backward pass, when it runs `held` forward passes until then.
+
+    .. math:: T = \max\left(0, (p - 1)(t_B + 2 \tau) + (p - k) t_F\right)
+
+    Symbols      t_F  forward_s [s] forward of one micro-batch on one stage;
+                 t_B  input_gradient_s [s] gradient of the stage's input;  p  pp [1] pipeline stages;
+                 k  held [1] micro-batches that the memory of the first stage holds, or all there are;
+                 \tau  transfer_s [s] one message to the next stage;  returns [s]
+    Assumptions  equal stages; no weight gradient can run before the first backward pass
+    Valid for    forward_s >= 0; input_gradient_s >= 0; pp >= 1; held >= 1; transfer_s >= 0
+    Monotone     input_gradient_s +; pp +; held -; transfer_s +
+    Limits       pp = 1 -> 0
+    Source       Qi et al. 2023, "Zero Bubble Pipeline Parallelism", appendix B, eq. 2, arXiv:2401.10241
+    """
+    return maximum(0, (pp - 1) * (input_gradient_s + 2 * transfer_s) + (pp - held) * forward_s)
+
+
+@formula
 def zb_h1_bubble_time(forward_s, input_gradient_s, weight_gradient_s, pp, n_microbatches, transfer_s=0):
     r"""Bubble of ZB-H1 and of ZB-1P, the searched schedule with the memory of 1F1B.
 
-    .. math:: T = \max\left(0, (p - 1)(t_F + t_B + 4 \tau) - (\min(m, p) - 1) t_W\right)
+    .. math:: T = \max\left((p - 1)(t_F + t_B + 4 \tau) - (\min(m, p) - 1) t_W, T_B(\min(m, p))\right)
 
     Symbols      t_F  forward_s [s] forward of one micro-batch on one stage;
                  t_B  input_gradient_s [s] gradient of the stage's input;
                  t_W  weight_gradient_s [s] gradient of the stage's weights;  p  pp [1] pipeline stages;
                  m  n_microbatches [1] micro-batches per step;
                  \tau  transfer_s [s] one message to the next stage;  returns [s]
-    Assumptions  equal stages; p - 1 of the weight gradients fill the tail, fewer where there are fewer micro-batches;
-                 the first wave waits for its messages down and up, and with memory for p micro-batches once more
+    Assumptions  equal stages; p - 1 of the weight gradients fill the tail, fewer where there are fewer micro-batches,
+                 and none what idles before the first B (T_B: first_backward_bubble_time); the first wave
+                 waits for its messages down and up, and with memory for p micro-batches once more
     Valid for    forward_s >= 0; input_gradient_s >= 0; weight_gradient_s >= 0; pp >= 1; n_microbatches >= 1;
                  transfer_s >= 0
     Monotone     forward_s +; input_gradient_s +; weight_gradient_s -; n_microbatches -; transfer_s +
@@ -48,15 +70,16 @@ def zb_h1_bubble_time(forward_s, input_gradient_s, weight_gradient_s, pp, n_micr
                  (m <= p) and the transfers that Table 5 contains, arXiv:2401.10241
     Checked      Table 5 of the paper, bubble rates of ZB-H1 from its profiled times, four models, 8 to 32 stages
     """
-    filled_s = (minimum(n_microbatches, pp) - 1) * weight_gradient_s
-    return maximum(0, (pp - 1) * (forward_s + input_gradient_s + 4 * transfer_s) - filled_s)
+    held = minimum(n_microbatches, pp)
+    tail_s = (pp - 1) * (forward_s + input_gradient_s + 4 * transfer_s) - (held - 1) * weight_gradient_s
+    return maximum(tail_s, first_backward_bubble_time(forward_s, input_gradient_s, pp, held, transfer_s))
 
 
 @formula
 def zb_h2_bubble_time(forward_s, input_gradient_s, weight_gradient_s, pp, n_microbatches, transfer_s=0):
     r"""Bubble of ZB-H2, which holds up to 2 pp - 1 micro-batches.
 
-    .. math:: T = \max\left(0, (p - 1)(t_F + t_B + 2 \tau) - (\min(m, 2 p - 1) - 1) t_W\right)
+    .. math:: T = \max\left((p - 1)(t_F + t_B + 2 \tau) - (\min(m, 2 p - 1) - 1) t_W, T_B(\min(m, 2 p - 1))\right)
 
     Symbols      t_F  forward_s [s] forward of one micro-batch on one stage;
                  t_B  input_gradient_s [s] gradient of the stage's input;
@@ -64,27 +87,25 @@ def zb_h2_bubble_time(forward_s, input_gradient_s, weight_gradient_s, pp, n_micr
                  m  n_microbatches [1] micro-batches per step;
                  \tau  transfer_s [s] one message to the next stage;  returns [s]
     Assumptions  equal stages; 2 (p - 1) of the weight gradients fill head and tail, fewer where there are fewer
-                 micro-batches
+                 micro-batches, and none what idles before the first B (T_B: first_backward_bubble_time)
     Valid for    forward_s >= 0; input_gradient_s >= 0; weight_gradient_s >= 0; pp >= 1; n_microbatches >= 1;
                  transfer_s >= 0
-    Monotone     forward_s +; input_gradient_s +; weight_gradient_s -; n_microbatches -; transfer_s +
+    Monotone     input_gradient_s +; weight_gradient_s -; n_microbatches -; transfer_s +
     Limits       pp = 1 -> 0
     Source       Qi et al. 2023, "Zero Bubble Pipeline Parallelism", Table 2 (p - 1 times t_F + t_B - 2 t_W), appendix H
                  (m <= p) and the transfers that Table 5 contains, arXiv:2401.10241
     Checked      Table 5 of the paper, bubble rates of ZB-H2 from its profiled times, four models, 8 to 32 stages
     """
-    filled_s = (minimum(n_microbatches, 2 * pp - 1) - 1) * weight_gradient_s
-    return maximum(0, (pp - 1) * (forward_s + input_gradient_s + 2 * transfer_s) - filled_s)
+    held = minimum(n_microbatches, 2 * pp - 1)
+    tail_s = (pp - 1) * (forward_s + input_gradient_s + 2 * transfer_s) - (held - 1) * weight_gradient_s
+    return maximum(tail_s, first_backward_bubble_time(forward_s, input_gradient_s, pp, held, transfer_s))
 
 
 @formula
-def zb_2p_bubble_time(
-    forward_s, input_gradient_s, weight_gradient_s, pp, n_microbatches, transfer_s=0, kept_share=1
-):
+def zb_2p_bubble_time(forward_s, input_gradient_s, weight_gradient_s, pp, n_microbatches, transfer_s=0, kept_share=1):
     r"""Bubble of ZB-2P, the schedule searched with memory for 2 pp micro-batches, down to less than a forward pass.
 
-    .. math:: T = \max\left(0, (p - 1)(t_F + t_B + 2 \tau) - (\min(m, 2 p / \mu) - 1) t_W,
-              (p - 1)(t_B + 2 \tau) + (p - \min(m, 2 p)) t_F\right)
+    .. math:: T = \max\left((p - 1)(t_F + t_B + 2 \tau) - (\min(m, 2 p / \mu) - 1) t_W, T_B(\min(m, 2 p))\right)
 
     Symbols      t_F  forward_s [s] forward of one micro-batch on one stage;
                  t_B  input_gradient_s [s] gradient of the stage's input;
@@ -93,20 +114,20 @@ def zb_2p_bubble_time(
                  \tau  transfer_s [s] one message to the next stage;
                  \mu  kept_share [1] bytes that wait for W over those that wait for B;  returns [s]
     Assumptions  equal stages; as many weight gradients wait for the tail as the memory holds; before the first B of the
-                 first stage 2 p forward passes can run
+                 first stage 2 p forward passes can run (T_B: first_backward_bubble_time)
     Valid for    forward_s >= 0; input_gradient_s >= 0; weight_gradient_s >= 0; pp >= 1; n_microbatches >= 1;
                  transfer_s >= 0; kept_share >= 0.01
     Monotone     input_gradient_s +; weight_gradient_s -; n_microbatches -; transfer_s +; kept_share +
     Limits       pp = 1 -> 0
-    Source       Qi et al. 2023, "Zero Bubble Pipeline Parallelism", section 5.4, appendices B (before the first B) and H
-                 (the tail), arXiv:2401.10241
-    Checked      Table 5 of the paper, the one row of ZB-2P whose micro-batches do not fill the tail; the other eleven
-                 print what is left below a forward and a backward pass (tests/test_zero_bubble.py)
+    Source       Qi et al. 2023, "Zero Bubble Pipeline Parallelism", section 5.4, appendices B (before the first B) and
+                 H (the tail), arXiv:2401.10241
+    Checked      Table 5 of the paper: the row of ZB-2P whose micro-batches do not fill the tail and the one whose first
+                 B comes late; the other ten print what is left below a forward pass (tests/test_zero_bubble.py)
     """
     filled_s = (maximum(1, minimum(n_microbatches, 2 * pp / kept_share)) - 1) * weight_gradient_s
     tail_s = (pp - 1) * (forward_s + input_gradient_s + 2 * transfer_s) - filled_s
-    before_s = (pp - 1) * (input_gradient_s + 2 * transfer_s) + (pp - minimum(n_microbatches, 2 * pp)) * forward_s
-    return where(less(pp, 2), 0 * forward_s, maximum(0, tail_s, before_s))
+    held = minimum(n_microbatches, 2 * pp)
+    return maximum(tail_s, first_backward_bubble_time(forward_s, input_gradient_s, pp, held, transfer_s))
 
 
 @formula
@@ -148,13 +169,13 @@ def v_half_bubble_time(forward_s, input_gradient_s, weight_gradient_s, pp, n_mic
                  t_W  weight_gradient_s [s] gradient of the rank's weights;  p  pp [1] pipeline ranks;
                  m  n_microbatches [1] micro-batches per step;
                  \tau  transfer_s [s] one message to the next rank;  returns [s]
-    Assumptions  equal chunks; a cycle of four chunk passes between neighbours sets the pace where F and B differ by more
-                 than W; messages before the first B as ZB-V
+    Assumptions  equal chunks; a cycle of four chunk passes between neighbours sets the pace where F and B differ by
+                 more than W; messages before the first B as ZB-V
     Valid for    forward_s >= 0; input_gradient_s >= 0; weight_gradient_s >= 0; pp >= 1; n_microbatches >= 1;
                  transfer_s >= 0; fails for fewer micro-batches than ranks
     Monotone     pp +; transfer_s +
-    Source       Qi et al. 2024, "Pipeline Parallelism with Controllable Memory", section 3.2 (3 p chunk passes where all
-                 take equal time), Table 9 (the offsets of the schedule), arXiv:2405.15362; for passes that differ
+    Source       Qi et al. 2024, "Pipeline Parallelism with Controllable Memory", section 3.2 (3 p chunk passes where
+                 all take equal time), Table 9 (the offsets of the schedule), arXiv:2405.15362; for passes that differ
                  derived from those offsets
     Checked      half the 1F1B bubble for equal passes (table of the authors' repository); a replay of the published
                  offsets, 4 to 16 ranks, passes that differ (tests/test_zero_bubble.py)
@@ -182,8 +203,8 @@ def v_min_bubble_time(forward_s, input_gradient_s, weight_gradient_s, pp, n_micr
     Valid for    forward_s >= 0; input_gradient_s >= 0; weight_gradient_s >= 0; pp >= 1; n_microbatches >= 1;
                  transfer_s >= 0; fails for fewer micro-batches than ranks
     Monotone     pp +; weight_gradient_s -; n_microbatches +; transfer_s +
-    Source       Qi et al. 2024, "Pipeline Parallelism with Controllable Memory", section 3.2 (4 p chunk passes where all
-                 take equal time), section 3.3 (a bubble that repeats), Table 8 (the offsets of the schedule),
+    Source       Qi et al. 2024, "Pipeline Parallelism with Controllable Memory", section 3.2 (4 p chunk passes where
+                 all take equal time), section 3.3 (a bubble that repeats), Table 8 (the offsets of the schedule),
                  arXiv:2405.15362; for passes that differ derived from those offsets
     Checked      two thirds of the 1F1B bubble for equal passes (table of the authors' repository); a replay of the
                  published offsets, 4 to 16 ranks, passes that differ (tests/test_zero_bubble.py)
@@ -208,8 +229,8 @@ def dualpipe_bubble_time(forward_s, input_gradient_s, weight_gradient_s, pp, tra
     Valid for    forward_s >= 0; input_gradient_s >= 0; weight_gradient_s >= 0; pp >= 1; transfer_s >= 0
     Monotone     forward_s +; input_gradient_s +; weight_gradient_s -; pp +; transfer_s +
     Limits       pp = 1 -> 0; pp = 2 -> 0
-    Source       DeepSeek-AI 2024, "DeepSeek-V3 Technical Report", Table 2 (p / 2 - 1 times F&B + B - 3 W, its B being our
-                 B and W together), arXiv:2412.19437
+    Source       DeepSeek-AI 2024, "DeepSeek-V3 Technical Report", Table 2 (p / 2 - 1 times F&B + B - 3 W, its B being
+                 our B and W together), arXiv:2412.19437
     Checked      the published form with F&B = F + B
     """
     idle_s = maximum(0, forward_s + 2 * input_gradient_s - weight_gradient_s) + 4 * transfer_s

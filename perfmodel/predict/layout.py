@@ -179,9 +179,13 @@ def _check_chunks(layout: ParallelLayout) -> None:
     if schedule == "interleaved" and vpp == 1:
         raise PlanError("vpp: schedule 'interleaved' needs vpp >= 2 (got 1); use '1f1b' otherwise")
     if schedule == DUALPIPE and layout.pp % 2:
-        raise PlanError(f"pp: schedule 'dualpipe' pairs the ranks of both directions; pp must be even (got {layout.pp})")
+        raise PlanError(
+            f"pp: schedule 'dualpipe' pairs the ranks of both directions; pp must be even (got {layout.pp})"
+        )
     if schedule == DUALPIPE and layout.stage_layers is not None:
-        raise PlanError("stage_layers: schedule 'dualpipe' holds two stages a rank; leave their layers to the placement")
+        raise PlanError(
+            "stage_layers: schedule 'dualpipe' holds two stages a rank; leave their layers to the placement"
+        )
 
 
 def _check_microbatches(layout: ParallelLayout, n_microbatches: int) -> None:

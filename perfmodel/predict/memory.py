@@ -58,8 +58,7 @@ def peak_memory(
     Without `detail` only the total is right: all of it is called workspace.
     """
     candidates = [
-        _on_stage(model, software, weights, d, share, n_microbatches, *place)
-        for place in _places(model, d, stages)
+        _on_stage(model, software, weights, d, share, n_microbatches, *place) for place in _places(model, d, stages)
     ]
     if not detail:
         return Memory(0.0, 0.0, 0.0, 0.0, maximum(*(stage.total for stage in candidates)))
@@ -86,7 +85,14 @@ def _places(model: Architecture, d: Degrees, stages: Stages) -> list[tuple[Numbe
 
 
 def kept_share(
-    model: Architecture, software: Software, d: Degrees, share: Share, dtype: str, layers: Number, *, first: bool = False
+    model: Architecture,
+    software: Software,
+    d: Degrees,
+    share: Share,
+    dtype: str,
+    layers: Number,
+    *,
+    first: bool = False,
 ) -> Number:
     """What waits for the gradients of a stage's weights, over all activations that its micro-batch keeps [1]."""
     parts = stage_parts(model, layers * d.weight_copies, first)

@@ -33,7 +33,7 @@ SCHEDULES = ("gpipe", "1f1b", "interleaved", *SPLIT_BACKWARD)
 
 @dataclass(frozen=True, slots=True)
 class Passes:
-    """Seconds of one micro-batch on the average rank: forward, gradients of the inputs, gradients of the weights [s]."""
+    """Seconds of one micro-batch on the average rank [s]: forward, gradients of its inputs and of its weights."""
 
     forward: Number
     inputs: Number

@@ -151,7 +151,10 @@ class StepModel:
         host = Host(self.model, self.software, self.kernels, share, repeated_share(d, stages.full))
         late = host.layer_wait_s(block, repeated) * layers + host.ends_wait_s(ends) * n_microbatches
         message = self._message(d, share, host.message_s)
-        bubble, transfer = self._bubble(block, repeated, stages, ends, d), self._pipeline_transfer(d, message, n_microbatches)
+        bubble, transfer = (
+            self._bubble(block, repeated, stages, ends, d),
+            self._pipeline_transfer(d, message, n_microbatches),
+        )
         if d.schedule in SPLIT_BACKWARD:
             kept = kept_share(self.model, self.software, d, share, self.dtype, stages.full)
             bubble, transfer = self._split_bubble(block, repeated, stages, ends, d, n_microbatches, message, kept)
@@ -264,9 +267,7 @@ class StepModel:
         passes = _passes(block, repeated, stages, ends, d.pp)
 
         def idle(transfer_s: Number) -> Number:
-            return split_bubble_time(
-                d.schedule, passes, n_microbatches, d.pp, transfer_s=transfer_s, kept_share=kept
-            )
+            return split_bubble_time(d.schedule, passes, n_microbatches, d.pp, transfer_s=transfer_s, kept_share=kept)
 
         seconds = idle(0.0)
         everything = self._bubble(block, repeated, stages, ends, d).cost
@@ -308,9 +309,7 @@ def _all_of(block: Layer, repeated: dict[str, Cost]) -> Cost:
     return total([*block.forward.values(), *block.backward.values(), *repeated.values()])
 
 
-def _passes(
-    block: Layer, repeated: dict[str, Cost], stages: Stages, ends: tuple[Cost, Cost], pp: Number
-) -> Passes:
+def _passes(block: Layer, repeated: dict[str, Cost], stages: Stages, ends: tuple[Cost, Cost], pp: Number) -> Passes:
     """The three passes of the average rank; what is recomputed comes before the gradients of the inputs.
 
     The head's three products take a third each of its time, and so its loss and the embedding are shared out.
