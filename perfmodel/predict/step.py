@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from perfmodel.formulas.elementwise import vocabulary_loss_bytes
 from perfmodel.formulas.overlap import straggler_slowdown
-from perfmodel.formulas.pipeline import p2p_message_bytes, pipeline_bubble_time
-from perfmodel.ops import less, maximum, minimum, where
+from perfmodel.formulas.pipeline import p2p_message_bytes
+from perfmodel.ops import less, maximum, where
 from perfmodel.predict.communication import Links
 from perfmodel.predict.cost import Cost, Node, Number, total
 from perfmodel.predict.data_parallel import DataParallel, Windows
@@ -19,8 +19,9 @@ from perfmodel.predict.kinds import bottleneck_parts
 from perfmodel.predict.layer import Layer, layer, matmul_gradients, summed
 from perfmodel.predict.memory import Memory, kept_share, peak_memory
 from perfmodel.predict.offload import offload_node
+from perfmodel.predict.pipeline import Pipeline, passes_of
 from perfmodel.predict.recompute import recompute_flops, repeated_costs, repeated_share
-from perfmodel.predict.schedules import FOLDED, SPLIT_BACKWARD, Passes, split_bubble_time
+from perfmodel.predict.schedules import FOLDED, SPLIT_BACKWARD
 from perfmodel.predict.share import Share
 from perfmodel.predict.stages import Stages, fold, place_layers, relieve_head
 from perfmodel.predict.trainable import trainable_of
@@ -150,14 +151,18 @@ class StepModel:
         edge = self._edge_node(ends, n_microbatches, d, head_binds)
         host = Host(self.model, self.software, self.kernels, share, repeated_share(d, stages.full))
         late = host.layer_wait_s(block, repeated) * layers + host.ends_wait_s(ends) * n_microbatches
-        message = self._message(d, share, host.message_s)
-        bubble, transfer = (
-            self._bubble(block, repeated, stages, ends, d),
-            self._pipeline_transfer(d, message, n_microbatches),
+        pipeline = Pipeline(
+            d,
+            n_microbatches,
+            _all_of(block, repeated) * stages.average + (ends[0] + ends[1]) * (1.0 / d.pp),
+            self._message(d, share, host.message_s),
+            float(self.software.exposed_share) if self.software.overlap_pipeline else None,
         )
         if d.schedule in SPLIT_BACKWARD:
             kept = kept_share(self.model, self.software, d, share, self.dtype, stages.full)
-            bubble, transfer = self._split_bubble(block, repeated, stages, ends, d, n_microbatches, message, kept)
+            bubble, transfer = pipeline.split_terms(passes_of(block, repeated, stages, ends, d.pp), kept)
+        else:
+            bubble, transfer = pipeline.terms()
         slow = straggler_slowdown(d.accelerators, self.relative_spread)
         worked = compute.cost + edge.cost
         straggler_s = slow * (worked.seconds + bubble.cost.seconds)
@@ -242,41 +247,6 @@ class StepModel:
             Node("embedding", embedding * where(alone, n_microbatches, 0.0 * n_microbatches)),
         )
 
-    def _bubble(
-        self, block: Layer, repeated: dict[str, Cost], stages: Stages, ends: tuple[Cost, Cost], d: Degrees
-    ) -> Node:
-        per_layer = _all_of(block, repeated)
-        stage = per_layer * stages.average + (ends[0] + ends[1]) * (1.0 / d.pp)
-        seconds, lower, upper = (
-            pipeline_bubble_time(x, d.pp, d.vpp) for x in (stage.seconds, stage.lower, stage.upper)
-        )
-        return Node.wait("pipeline_bubble", seconds, "dependency", lower, upper)
-
-    def _split_bubble(
-        self,
-        block: Layer,
-        repeated: dict[str, Cost],
-        stages: Stages,
-        ends: tuple[Cost, Cost],
-        d: Degrees,
-        n_microbatches: Number,
-        message: Cost,
-        kept: Number,
-    ) -> tuple[Node, Node]:
-        """Bubble of a schedule that splits the backward pass, and what its messages add to it."""
-        passes = _passes(block, repeated, stages, ends, d.pp)
-
-        def idle(transfer_s: Number) -> Number:
-            return split_bubble_time(d.schedule, passes, n_microbatches, d.pp, transfer_s=transfer_s, kept_share=kept)
-
-        seconds = idle(0.0)
-        everything = self._bubble(block, repeated, stages, ends, d).cost
-        bubble = Node.wait("pipeline_bubble", seconds, "dependency", 0.0, maximum(seconds, everything.upper))
-        waits = idle(message.seconds) - seconds
-        alone = self._pipeline_transfer(d, message, n_microbatches).cost
-        upper = maximum(waits, alone.upper)
-        return bubble, Node("pipeline_transfer", Cost(waits, 0.0, upper, 0.0, 0.0, alone.link_s), "link")
-
     def _message(self, d: Degrees, share: Share, host_s: Number) -> Cost:
         """A micro-batch's activations, or their gradients, on the way to a neighbour."""
         model, kernels = self.model, self.kernels
@@ -286,16 +256,6 @@ class StepModel:
             # Each rank sends its share over its own rail; the receivers gather the shares.
             one = one + self.links.collective("all_gather", n_bytes * d.tp, d.tp)
         return Cost(one.seconds + host_s, one.lower, one.upper + host_s, 0.0, 0.0, one.link_s)
-
-    def _pipeline_transfer(self, d: Degrees, one: Cost, n_microbatches: Number) -> Node:
-        """Activations forward and gradients backward between stages, for every chunk and in the warm-up."""
-        crosses = minimum(d.pp - 1.0, 1.0)
-        warm_up = one * (2.0 * (d.pp - 1.0))
-        steady = one * (2.0 * d.vpp * n_microbatches * crosses)
-        if self.software.overlap_pipeline:
-            part = float(self.software.exposed_share)
-            steady = Cost(steady.seconds * min(part, 1.0), 0.0, steady.upper, 0.0, 0.0, steady.link_s)
-        return Node("pipeline_transfer", warm_up + steady, "link")
 
 
 def _bounds(tree: Node, exchanges: list[Node], host_s: Number) -> tuple[Number, Number]:
@@ -307,18 +267,6 @@ def _bounds(tree: Node, exchanges: list[Node], host_s: Number) -> tuple[Number, 
 def _all_of(block: Layer, repeated: dict[str, Cost]) -> Cost:
     """A layer and a micro-batch, all passes."""
     return total([*block.forward.values(), *block.backward.values(), *repeated.values()])
-
-
-def _passes(block: Layer, repeated: dict[str, Cost], stages: Stages, ends: tuple[Cost, Cost], pp: Number) -> Passes:
-    """The three passes of the average rank; what is recomputed comes before the gradients of the inputs.
-
-    The head's three products take a third each of its time, and so its loss and the embedding are shared out.
-    """
-    end = (ends[0].seconds + ends[1].seconds) / (3.0 * pp)
-    forward, backward = (total(phase.values()).seconds for phase in (block.forward, block.backward))
-    weights = block.weight_gradient.seconds
-    inputs = backward + total(repeated.values()).seconds - weights
-    return Passes(*(one * stages.average + end for one in (forward, inputs, weights)))
 
 
 def _head_rank(ends: tuple[Cost, Cost], d: Degrees) -> Number:

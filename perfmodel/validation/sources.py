@@ -143,7 +143,7 @@ class Source(_Data):
 
     `calibrate_rows` selects whole groups of rows, each by the values of some columns, that may fix constants although
     the source validates; `calibrate_rule` says by what rule they were chosen before fitting, and for which constants.
-    `same_study_as` names the source that stands for this one's study (code, models, machines) in the width of intervals.
+    `same_study_as` names the source that stands for the study (code, models, machines) in the width of intervals.
     """
 
     id: str
