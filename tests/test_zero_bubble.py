@@ -16,7 +16,14 @@ from perfmodel.formulas import pipeline, zero_bubble
 from perfmodel.predict.activations import weight_operand_bytes_of_layer
 from perfmodel.predict.kinds import kind_parts
 from perfmodel.predict.layout import check_layout, make_layout
-from perfmodel.predict.schedules import SCHEDULES, SPLIT_BACKWARD, V_SHAPED, Passes, split_bubble_time
+from perfmodel.predict.schedules import (
+    SCHEDULES,
+    SPLIT_BACKWARD,
+    V_SHAPED,
+    Passes,
+    in_flight_microbatches,
+    split_bubble_time,
+)
 from perfmodel.predict.share import Share
 from perfmodel.predict.training import degrees_of, training_task
 
@@ -172,6 +179,27 @@ def test_bubbles_never_exceed_that_of_1f1b(pp: int, m: int, forward: float, inpu
         assert bubbles["v-half"] <= plain * (1 + 1e-12)
     if pp == 1:
         assert max(bubbles.values()) == 0
+
+
+@few
+@given(st.integers(2, 64), st.integers(1, 4), seconds, seconds, seconds, st.floats(0, 1))
+def test_which_schedules_are_never_slower(
+    pp: int, rounds: int, forward: float, inputs: float, weights: float, transfer: float
+) -> None:
+    m, passes = pp * rounds, Passes(forward, inputs, weights)
+    bubble = {
+        name: split_bubble_time(name, passes, m, pp, transfer_s=transfer, kept_share=0.9) for name in SPLIT_BACKWARD
+    }
+    slower = [("zb-2p", "zb-h2"), ("zb-h2", "zb-h1"), ("zb-v", "v-half"), ("v-half", "v-min")]
+    for fast, slow in slower:
+        assert bubble[fast] <= bubble[slow] * (1 + 1e-12)
+    held = {name: [in_flight_microbatches(name, m, pp, 1, i, 0.9) for i in range(pp)] for name in SPLIT_BACKWARD}
+    assert bubble["zb-h1"] == bubble["zb-1p"]
+    assert max(held["zb-h1"]) <= max(held["zb-1p"])
+    # As many messages as 1F1B exposes, or fewer.
+    quiet = split_bubble_time("zb-h1", passes, m, pp)
+    exposed = pipeline.exposed_p2p_transfers(m, pp) * transfer
+    assert bubble["zb-h1"] - quiet <= exposed * (1 + 1e-9) + 1e-9
 
 
 @few

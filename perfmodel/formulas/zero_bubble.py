@@ -52,7 +52,7 @@ def first_backward_bubble_time(forward_s, input_gradient_s, pp, held, transfer_s
 def zb_h1_bubble_time(forward_s, input_gradient_s, weight_gradient_s, pp, n_microbatches, transfer_s=0):
     r"""Bubble of ZB-H1 and of ZB-1P, the searched schedule with the memory of 1F1B.
 
-    .. math:: T = \max\left((p - 1)(t_F + t_B + 4 \tau) - (\min(m, p) - 1) t_W, T_B(\min(m, p))\right)
+    .. math:: T = \max\left((p - 1)(t_F + t_B + 2 \tau) - (k - 1)(t_W - 2 \tau), T_B(k)\right), \quad k = \min(m, p)
 
     Symbols      t_F  forward_s [s] forward of one micro-batch on one stage;
                  t_B  input_gradient_s [s] gradient of the stage's input;
@@ -61,17 +61,18 @@ def zb_h1_bubble_time(forward_s, input_gradient_s, weight_gradient_s, pp, n_micr
                  \tau  transfer_s [s] one message to the next stage;  returns [s]
     Assumptions  equal stages; p - 1 of the weight gradients fill the tail, fewer where there are fewer micro-batches,
                  and none what idles before the first B (T_B: first_backward_bubble_time); the first wave
-                 waits for its messages down and up, and with memory for p micro-batches once more
+                 waits for its messages down and up, and each of the k - 1 behind it for two more
     Valid for    forward_s >= 0; input_gradient_s >= 0; weight_gradient_s >= 0; pp >= 1; n_microbatches >= 1;
                  transfer_s >= 0
-    Monotone     forward_s +; input_gradient_s +; weight_gradient_s -; n_microbatches -; transfer_s +
+    Monotone     forward_s +; input_gradient_s +; weight_gradient_s -; transfer_s +
     Limits       pp = 1 -> 0
     Source       Qi et al. 2023, "Zero Bubble Pipeline Parallelism", Table 2 (p - 1 times t_F + t_B - t_W), appendix H
                  (m <= p) and the transfers that Table 5 contains, arXiv:2401.10241
     Checked      Table 5 of the paper, bubble rates of ZB-H1 from its profiled times, four models, 8 to 32 stages
     """
     held = minimum(n_microbatches, pp)
-    tail_s = (pp - 1) * (forward_s + input_gradient_s + 4 * transfer_s) - (held - 1) * weight_gradient_s
+    filled_s = (held - 1) * (weight_gradient_s - 2 * transfer_s)
+    tail_s = (pp - 1) * (forward_s + input_gradient_s + 2 * transfer_s) - filled_s
     return maximum(tail_s, first_backward_bubble_time(forward_s, input_gradient_s, pp, held, transfer_s))
 
 

@@ -108,8 +108,8 @@ def _on_stage(
     """Memory of one stage; `embeds` says that it holds the embedding, `predicts` is 1 where it holds the head."""
     held = layers * d.weight_copies
     state = weights.of_stage(held, embeds, predicts)
-    waiting = 1.0
-    if d.schedule in SPLIT_BACKWARD:
+    waiting = 0.0
+    if d.schedule in SPLIT_BACKWARD and weights.trainable.trains_all:
         waiting = kept_share(model, software, d, share, weights.dtype, layers, first=embeds)
     in_flight = in_flight_microbatches(d.schedule, n_microbatches, d.pp, d.vpp, stage, waiting)
     kept = _kept(model, software, d, share, weights.dtype, layers, stage_parts(model, held, embeds), in_flight)

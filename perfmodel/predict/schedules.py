@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from perfmodel.formulas import pipeline, zero_bubble
-from perfmodel.ops import less, maximum, where
+from perfmodel.ops import less, maximum, minimum, where
 from perfmodel.predict.cost import Number
 
 __all__ = [
@@ -51,13 +51,14 @@ def split_bubble_time(
 ) -> Number:
     """Bubble [s] of a schedule that splits the backward pass, with messages of `transfer_s` between ranks.
 
-    `kept_share` [1] is what waits for the gradients of the weights, over all activations.
+    `kept_share` [1] is what waits for the gradients of the weights, over all activations; above 1 the memory is counted
+    for it (`in_flight_microbatches`), so that it limits nothing more.
     """
     times = (passes.forward, passes.inputs, passes.weights, pp)
     if schedule == DUALPIPE:
         return zero_bubble.dualpipe_bubble_time(*times, transfer_s)
     if schedule == "zb-2p":
-        return zero_bubble.zb_2p_bubble_time(*times, n_microbatches, transfer_s, kept_share)
+        return zero_bubble.zb_2p_bubble_time(*times, n_microbatches, transfer_s, minimum(kept_share, 1.0))
     law = {
         "zb-h1": zero_bubble.zb_h1_bubble_time,
         "zb-1p": zero_bubble.zb_h1_bubble_time,
