@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -335,3 +336,11 @@ def test_what_a_schedule_refuses(layout: dict[str, Any], said: str) -> None:
     cluster = pm.load_cluster("dgx-h100", accelerators=512)
     with pytest.raises(pm.PlanError, match=said):
         check_layout(make_layout(layout), pm.load_model("llama-3.1-70b"), cluster, 128, 4096)
+
+
+def test_command_line_prices_a_v_schedule(cli: Any) -> None:
+    words = "estimate training --model gpt3-175b --cluster dgx-a100-80gb --accelerators 512 --tp 8 --pp 16 --dp 4"
+    words += f" --global-batch {BATCH} --seq-len {SEQ_LEN} --schedule zb-v --vpp 2 --json"
+    outcome = cli(*words.split())
+    assert outcome.code == 0
+    assert json.loads(outcome.out)["step_time_s"] == estimate("zb-v").step_time_s
