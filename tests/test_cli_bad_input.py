@@ -94,7 +94,7 @@ BAD_INPUT = {
     "experts of a dense model": ([*ESTIMATE, *FLAGS, "--dp", "8", "--ep", "8"], "llama-3.1-8b has no experts"),
     "context against length": ([*ESTIMATE, *FLAGS, "--cp", "3"], "tp * cp = 3 must divide seq_len 4096"),
     "serving degree": ([*ESTIMATE, *FLAGS, "--attention-dp", "2"], "attention_dp: is for serving"),
-    "schedule of later": ([*ESTIMATE, *FLAGS, "--schedule", "zb-v"], "'zb-v' is not priced yet; allowed: gpipe, 1f1b"),
+    "schedule's chunks": ([*ESTIMATE, *FLAGS, "--schedule", "zb-v"], "'zb-v' places two chunks a rank in the shape of"),
     "stages that do not add up": (
         [*ESTIMATE, *FLAGS, "--pp", "4", "--stage-layers", "8,8,8,9"],
         "stage_layers: must be pp = 4 numbers that add up to 32 (got [8, 8, 8, 9])",

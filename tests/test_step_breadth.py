@@ -352,7 +352,7 @@ def test_what_is_allowed(model: str, layout: dict[str, Any]) -> None:
         (DENSE, {"pp": 35}, "35 stages of 1 chunks need 35 layers"),
         (DENSE, {"tp": 8, "dp": 17}, "= 136 accelerators, dgx-h100 has 128"),
         (DENSE, {"dp": 4, "dp_shard": 3}, "dp_shard: must divide dp 4"),
-        (DENSE, {"schedule": "zb-v", "pp": 2}, "schedule: 'zb-v' is not priced yet"),
+        (DENSE, {"schedule": "zb-v", "pp": 2}, "vpp: schedule 'zb-v' places two chunks a rank"),
         (DENSE, {"vocab_parallel": "vocab-1"}, "vocab_parallel: only 'none' is priced yet"),
         (DENSE, {"attention_dp": 2}, "attention_dp: is for serving"),
         (DENSE, {"cp": 8, "tp": 8, "cp_exchange": "all-to-all"}, "cp_exchange: all-to-all gives each rank whole heads"),

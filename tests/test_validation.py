@@ -36,6 +36,10 @@ GIVEN = {
     "vtrain-single-node": 36,
     "zero-bubble-step": 24,
     "zero-bubble-memory": 8,
+    "zero-bubble-split-step": 24,
+    "zero-bubble-split-memory": 8,
+    "zero-bubble-v-step": 36,
+    "zero-bubble-v-memory": 14,
     "simumax-step": 24,
     "simumax-memory": 12,
     "nanotron-step": 9,
@@ -285,10 +289,10 @@ def test_the_report_scores_every_source(report: ValidationReport) -> None:
 def test_the_summary_is_over_sources(report: ValidationReport) -> None:
     scored = [one.interval for one in report.sources.values() if one.interval]
     summary, pool = report.summary, report.pooled["llm-foundry"]
-    assert summary.intervals == len(scored) == 11
-    assert summary.mean_coverage == pytest.approx(sum(one.coverage for one in scored) / 11, rel=1e-12, abs=0)
+    assert summary.intervals == len(scored) == 13
+    assert summary.mean_coverage == pytest.approx(sum(one.coverage for one in scored) / 13, rel=1e-12, abs=0)
     assert 0.7 <= (summary.mean_coverage or 0.0) <= 0.9
-    assert summary.compared == 14
+    assert summary.compared == 18
     assert (pool.given, pool.scored) == (131, 124)
     parts = [report.sources[id] for id in pool.sources]
     assert pool.headline == pytest.approx(
@@ -388,7 +392,7 @@ def test_residuals_stand_by_class_without_rows_that_calibrate(report: Validation
     landing(report, tmp_path, 0.03)
     kept = read_toml(tmp_path / "residuals.toml")
     assert set(kept) == {"dense", "dense-uncalibrated", "experts"}
-    # Calibration is the software's (`calibrated_on`), experts are the row's.
+    # Calibration is the software's (`calibrated_on`), experts are the row's; zero-bubble-step stands for its study.
     own_stacks = {"llama-3-table4", "zero-bubble-step", "nanotron-step"}
     assert set(kept["dense-uncalibrated"]) == own_stacks | {"megatron-bridge-dense", "simumax-step"}
     assert set(kept["experts"]) == {"megatron-bridge-moe", "simumax-step"}

@@ -110,7 +110,12 @@ LAYOUT = (
     Option("recompute", "text", "activations computed again", choices=("none", "selective", "full")),
     Option("recompute_modules", "texts", "modules that selective computes again, with commas", choices=MODULES),
     _degree("recompute_layers", "layers of a stage that full computes again (default: all)"),
-    Option("schedule", "text", "pipeline schedule (priced so far: gpipe, 1f1b, interleaved)", choices=SCHEDULES),
+    Option(
+        "schedule",
+        "text",
+        "pipeline schedule; with chunks: interleaved; two of them in a V: zb-v, v-half, v-min",
+        choices=SCHEDULES,
+    ),
     Option("stage_layers", "wholes", "layers of each stage, with commas", low=0),
     Option(
         "vocab_parallel",

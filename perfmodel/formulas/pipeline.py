@@ -1,24 +1,22 @@
 r"""Pipeline laws: bubbles, step time of a pipeline, micro-batches in flight, and the messages between stages.
 
-GPipe and 1F1B have the same bubble; they differ in the micro-batches they keep in flight.
+GPipe and 1F1B have the same bubble; they differ in the micro-batches they keep in flight. Schedules that split the
+backward pass stand in `zero_bubble.py`.
 """
 
 from perfmodel.formulas._registry import formula
-from perfmodel.ops import maximum, minimum
+from perfmodel.ops import minimum
 
 __all__ = [
     "exposed_p2p_transfers",
     "in_flight_microbatches_1f1b",
     "in_flight_microbatches_gpipe",
     "in_flight_microbatches_interleaved",
-    "in_flight_microbatches_zb_h2",
     "p2p_message_bytes",
     "pipeline_bubble_fraction",
     "pipeline_bubble_over_ideal",
     "pipeline_bubble_time",
     "pipeline_time",
-    "zb_h1_bubble_time",
-    "zb_h2_bubble_time",
 ]
 
 
@@ -98,44 +96,6 @@ def pipeline_time(n_microbatches, bottleneck_stage_s, average_stage_s, pp, vpp=1
     Checked      equal to a replay of GPipe, 1F1B and interleaved on equal stages (tests/test_laws.py)
     """
     return n_microbatches * bottleneck_stage_s + pipeline_bubble_time(average_stage_s, pp, vpp, relative_bubble)
-
-
-@formula
-def zb_h1_bubble_time(forward_s, input_gradient_s, weight_gradient_s, pp):
-    r"""Bubble of the zero-bubble schedule ZB-H1, which needs no more memory than 1F1B.
-
-    .. math:: T = (p - 1) \max(0, t_F + t_B - t_W)
-
-    Symbols      t_F  forward_s [s] forward of one micro-batch on one stage;
-                 t_B  input_gradient_s [s] gradient of the stage's input;
-                 t_W  weight_gradient_s [s] gradient of the stage's weights;  p  pp [1] pipeline stages;  returns [s]
-    Assumptions  equal stages, transfers free, no synchronisation before the optimizer step
-    Valid for    forward_s >= 0; input_gradient_s >= 0; weight_gradient_s >= 0; pp >= 1
-    Monotone     forward_s +; input_gradient_s +; weight_gradient_s -; pp +
-    Limits       pp = 1 -> 0
-    Source       Qi et al. 2023, "Zero Bubble Pipeline Parallelism", Table 2, arXiv:2401.10241
-    Checked      a third of the 1F1B bubble for equal passes (table of the authors' repository)
-    """
-    return (pp - 1) * maximum(0, forward_s + input_gradient_s - weight_gradient_s)
-
-
-@formula
-def zb_h2_bubble_time(forward_s, input_gradient_s, weight_gradient_s, pp):
-    r"""Bubble of the zero-bubble schedule ZB-H2, which holds up to 2 pp - 1 micro-batches.
-
-    .. math:: T = (p - 1) \max(0, t_F + t_B - 2 t_W)
-
-    Symbols      t_F  forward_s [s] forward of one micro-batch on one stage;
-                 t_B  input_gradient_s [s] gradient of the stage's input;
-                 t_W  weight_gradient_s [s] gradient of the stage's weights;  p  pp [1] pipeline stages;  returns [s]
-    Assumptions  equal stages, transfers free, no synchronisation before the optimizer step
-    Valid for    forward_s >= 0; input_gradient_s >= 0; weight_gradient_s >= 0; pp >= 1
-    Monotone     forward_s +; input_gradient_s +; weight_gradient_s -; pp +
-    Limits       pp = 1 -> 0
-    Source       Qi et al. 2023, "Zero Bubble Pipeline Parallelism", Table 2, arXiv:2401.10241
-    Checked      no bubble for equal passes (table of the authors' repository)
-    """
-    return (pp - 1) * maximum(0, forward_s + input_gradient_s - 2 * weight_gradient_s)
 
 
 @formula
@@ -224,19 +184,3 @@ def in_flight_microbatches_interleaved(n_microbatches, pp, vpp, stage=0):
     Checked      equal to the peak of a replayed interleaved schedule on every rank (tests/test_laws.py)
     """
     return minimum(n_microbatches, pp + (pp - 1 - 2 * stage) / vpp)
-
-
-@formula
-def in_flight_microbatches_zb_h2(n_microbatches, pp):
-    r"""Micro-batches whose activations the first stage holds at the peak of the zero-bubble schedule ZB-H2.
-
-    .. math:: k = \min(m, 2 p - 1)
-
-    Symbols      m  n_microbatches [1] micro-batches per step;  p  pp [1] pipeline stages;  returns [1]
-    Assumptions  forward, input-gradient and weight-gradient passes take equal time
-    Valid for    n_microbatches >= 1; pp >= 1
-    Monotone     n_microbatches +; pp +
-    Source       Qi et al. 2023, "Zero Bubble Pipeline Parallelism", section 2 and Table 2, arXiv:2401.10241 (ZB-H1
-                 holds what 1F1B holds)
-    """
-    return minimum(n_microbatches, 2 * pp - 1)

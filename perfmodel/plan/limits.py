@@ -24,6 +24,8 @@ class Limit:
     rule: str
     most: float
     needs: Callable[[Column], Any]
+    energetic: bool = False
+    """Whether what is needed depends on how busy devices are."""
 
     def said(self, value: float) -> str:
         """A value in words."""
@@ -47,7 +49,7 @@ def limits_of(
     steps = (task.tokens or 0.0) / (documents * length)
     found = [Limit("memory_bytes", "memory", memory_bytes, lambda of: of("memory_bytes"))]
     if max_watts is not None:
-        found.append(Limit("watts", "watts", max_watts, lambda of: of("watts")))
+        found.append(Limit("watts", "watts", max_watts, lambda of: of("watts"), energetic=True))
     if max_usd is not None:
         found.append(Limit("usd", "dollars", max_usd, lambda of: of("cost_usd") * steps))
     if max_days is not None:

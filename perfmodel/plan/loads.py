@@ -20,9 +20,14 @@ _AXES = ("tp", "cp", "ep", "etp", "micro_batch", "pp")
 
 
 class Loads:
-    """Rows differ in degrees and switches that leave their layers alone: one costing serves them all."""
+    """Rows differ in degrees and switches that leave their layers alone: one costing serves them all.
 
-    def __init__(self, task: TrainingTask, space: Space) -> None:
+    `busy` says whether the time that devices work is asked for, beside the time that passes.
+    """
+
+    def __init__(self, task: TrainingTask, space: Space, *, busy: bool = False) -> None:
+        self._busy = busy
+
         def used(name: str) -> Any:
             tables = {id(block.base): block.base for block in space.blocks}.values()
             columns = [table[name] for table in tables if name in table]
@@ -55,16 +60,13 @@ class Loads:
             found = number[where]
             return found.reshape(shape) if np.ndim(found) else float(found)
 
-        return _mapped(self._whole[sequence_parallel], taken)
+        def cost(one: Cost) -> Cost:
+            return Cost(taken(one.seconds), 0.0, 0.0, taken(one.compute_s) if self._busy else 0.0)
 
+        def costs(phase: dict[str, Cost]) -> dict[str, Cost]:
+            return {name: cost(one) for name, one in phase.items()}
 
-def _mapped(load: Load, of: Any) -> Load:
-    def cost(one: Cost) -> Cost:
-        return Cost(of(one.seconds), 0.0, 0.0, of(one.compute_s), 0.0, 0.0)
-
-    def costs(phase: dict[str, Cost]) -> dict[str, Cost]:
-        return {name: cost(one) for name, one in phase.items()}
-
-    layer = load.layer
-    block = Layer(costs(layer.forward), costs(layer.backward), of(layer.slowdown))
-    return Load(block, (cost(load.ends[0]), cost(load.ends[1])), {k: costs(one) for k, one in load.repeated.items()})
+        whole = self._whole[sequence_parallel]
+        block = Layer(costs(whole.layer.forward), costs(whole.layer.backward))
+        repeated = {kind: costs(one) for kind, one in whole.repeated.items()}
+        return Load(block, (cost(whole.ends[0]), cost(whole.ends[1])), repeated)

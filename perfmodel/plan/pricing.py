@@ -38,12 +38,19 @@ class Query:
     value: Callable[[Column], Any]
     limits: tuple[Limit, ...]
     bounds: bool = True
+    energetic: bool = False
+    """Whether the value depends on how busy devices are."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether the value or a limit depends on how busy devices are."""
+        return self.energetic or any(limit.energetic for limit in self.limits)
 
     @classmethod
     def of(cls, task: TrainingTask, objective: str, limits: tuple[Limit, ...], *, bounds: bool = True) -> Query:
         """The query for one of the objectives."""
         column = OBJECTIVES[objective]
-        return cls(task, lambda of: of(column), limits, bounds)
+        return cls(task, lambda of: of(column), limits, bounds, energetic=objective == "energy")
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ class Nearest:
 def nearest_of(task: TrainingTask, space: Space, limits: tuple[Limit, ...]) -> Nearest | None:
     """What misses the limits by least; None where the space is empty."""
     for position, limit in enumerate(limits):
-        found = search(task, space, Query(task, limit.needs, limits[:position]))
+        found = search(task, space, Query(task, limit.needs, limits[:position], energetic=limit.energetic))
         if not found.fitting:
             return None
         if found.columns["value"][0] > limit.most:

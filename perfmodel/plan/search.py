@@ -95,7 +95,7 @@ def search(
     """
     query = objective if isinstance(objective, Query) else Query.of(task, objective, limits, bounds=bounds)
     with ThreadPoolExecutor(cores()) as pool:
-        return _Search(query, space, Loads(task, space), pool).run(uneven=uneven)
+        return _Search(query, space, Loads(task, space, busy=query.busy), pool).run(uneven=uneven)
 
 
 def cores() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from perfmodel.formulas import memory as laws
+from perfmodel.formulas import zero_bubble
 from perfmodel.ops import maximum
 from perfmodel.predict.cost import Number
 from perfmodel.predict.kinds import Parts
@@ -12,7 +13,7 @@ from perfmodel.specs.architecture import Architecture
 from perfmodel.specs.blocks import LayerKind
 from perfmodel.specs.software import Software
 
-__all__ = ["FREED_BY", "activation_bytes_of_layer", "saved_by_module"]
+__all__ = ["FREED_BY", "activation_bytes_of_layer", "saved_by_module", "weight_operand_bytes_of_layer"]
 
 _BYTES, _LSE_BYTES, _MASK_BYTES = 2.0, 4.0, 1.0
 _EAGER_NORM_BYTES = 6.0
@@ -73,6 +74,30 @@ def activation_bytes_of_layer(
     for kind, part in parts:
         saved = saved_by_module(model, kind, software, share, dtype)
         kept = kept + part * sum(n for name, n in saved.items() if name not in freed)
+    return kept
+
+
+def weight_operand_bytes_of_layer(model: Architecture, share: Share, dtype: str, parts: Parts) -> Number:
+    """Bytes [B] that the mean of these kinds keeps from the gradients of its inputs to those of its weights.
+
+    Operands that tensor parallelism does not cut are kept as the layer's hidden state is.
+    """
+    operand = min(matmul_format(dtype).left_bytes, _BYTES)
+    kept: Number = 0.0
+    for kind, part in parts:
+        for product in model.products(kind):
+            n, k = share.columns(model, kind, product)
+            rows = share.tokens
+            cut = 1.0 / share.shards
+            inputs, outputs = k, n
+            if product.experts:
+                rows = share.expert_tokens * model.experts_per_token
+            else:
+                inputs = k if product.split == "row" else k * cut
+                outputs = n if product.split == "column" else n * cut
+            kept = kept + part * zero_bubble.weight_gradient_operand_bytes(
+                rows * inputs, rows * outputs, operand, _BYTES
+            )
     return kept
 
 

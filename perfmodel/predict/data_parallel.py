@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from perfmodel.formulas.elementwise import optimizer_bytes
 from perfmodel.formulas.overlap import exposed_time
-from perfmodel.ops import less, maximum, minimum, where
+from perfmodel.ops import maximum, minimum
 from perfmodel.predict.communication import Links
 from perfmodel.predict.cost import Cost, Node, Number
 from perfmodel.predict.degrees import Degrees
 from perfmodel.predict.kernels import Kernels
+from perfmodel.predict.layer import Turn
+from perfmodel.predict.schedules import FOLDED
 from perfmodel.predict.stages import Stages
 from perfmodel.predict.weights import WEIGHT_BYTES, ParamsPerRank, Weights, optimizer_of
 from perfmodel.specs.software import Software
@@ -20,10 +23,20 @@ __all__ = ["DataParallel", "Messages", "Windows"]
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """Computation of one micro-batch on the fullest stage [s] behind which data-parallel messages can hide."""
+    """Computation of one micro-batch on the fullest stage of `full` layers, behind which other work can hide."""
 
-    forward: Number
-    backward: Number
+    one: Turn
+    full: Number
+
+    @property
+    def forward(self) -> Number:
+        """Seconds of its forward pass [s]."""
+        return self.one.forward.seconds * self.full
+
+    @property
+    def backward(self) -> Number:
+        """Seconds of its backward pass with what that repeats [s]."""
+        return (self.one.backward.seconds + self.one.repeated.seconds) * self.full
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,32 +66,39 @@ class DataParallel:
         """Transfers of all gradients and all weights of the fullest stage, which has `full` layers."""
         d, params, learns = self.degrees, self._fullest(full), self.weights.trainable.share
         # ZeRO-3, and FSDP whatever it shards, gather and reduce layer by layer, the others all at once.
-        messages = full if d.zero_stage >= 3 or self.software.shards_by_layer else 1.0
-        scatter = self._reduce(params.dense * learns, d.data_ranks, d.tp, messages)
-        gathered, updated = (
-            self._gather(params.dense, d.tp, messages),
-            self._gather(params.dense * learns, d.tp, messages),
-        )
+        messages = full * d.weight_copies if d.zero_stage >= 3 or self.software.shards_by_layer else 1.0
+        scatter = self._reduce(params.dense * learns, d.data_ranks * d.weight_copies, d.tp, messages)
+        gathered, updated = Cost(), Cost()
+        # Nothing is gathered without ZeRO; all weights are where no rank has them, else those that a step updates.
+        if d.zero_stage >= 3:
+            gathered = self._gather(params.dense, d.tp, messages)
+        elif d.zero_stage:
+            updated = self._gather(params.dense * learns, d.tp, messages)
         if self.weights.model.experts is not None:
             inside = d.ep * d.etp
-            scatter = scatter + self._reduce(params.experts * learns, d.expert_data_ranks, inside, messages)
-            gathered = gathered + self._gather(params.experts, inside, messages)
-            updated = updated + self._gather(params.experts * learns, inside, messages)
+            scatter = scatter + self._reduce(
+                params.experts * learns, d.expert_data_ranks * d.weight_copies, inside, messages
+            )
+            if d.zero_stage >= 3:
+                gathered = gathered + self._gather(params.experts, inside, messages)
+            elif d.zero_stage:
+                updated = updated + self._gather(params.experts * learns, inside, messages)
         return Messages(scatter, gathered, updated)
 
     def exchange(self, messages: Messages, windows: Windows, n_microbatches: Number) -> Node:
         """Reduction of the gradients and, under ZeRO, gathering of the weights; what computation does not hide."""
         d = self.degrees
+        pieces: list[tuple[str, Cost, Callable[[], Number]]]
         if d.zero_stage < 3:
-            pieces = [("gradients", messages.gradients, windows.backward)]
+            pieces = [("gradients", messages.gradients, lambda: windows.backward)]
             if d.zero_stage:
                 # The updated weights return before the next step's first forward pass.
-                pieces.append(("weights", messages.updated, windows.forward))
+                pieces.append(("weights", messages.updated, lambda: windows.forward))
         else:
             m = n_microbatches
             pieces = [
-                ("gradients", messages.gradients * m, windows.backward * m),
-                ("weights", messages.weights * (2.0 * m), (windows.forward + windows.backward) * m),
+                ("gradients", messages.gradients * m, lambda: windows.backward * m),
+                ("weights", messages.weights * (2.0 * m), lambda: (windows.forward + windows.backward) * m),
             ]
         nodes = [Node(name, self._behind(window, cost), "link") for name, cost, window in pieces]
         tied = self._tied_embedding()
@@ -87,15 +107,16 @@ class DataParallel:
     def optimizer(self, stages: Stages, name: str) -> Node:
         """Reading and writing gradients, states and weights of the parameters that a rank owns."""
         d, params = self.degrees, self._fullest(stages.full)
-        cut = d.shards if d.zero_stage else 1.0
-        experts_cut = d.shards * d.tp / (d.ep * d.etp) if d.zero_stage else 1.0
+        cut = d.shards * d.weight_copies if d.zero_stage else 1.0
+        experts_cut = d.shards * d.weight_copies * d.tp / (d.ep * d.etp) if d.zero_stage else 1.0
         owned = (params.dense / cut + params.experts / experts_cut) * self.weights.trainable.share
         per_param = float(self.software.optimizer_bytes_per_param) * optimizer_of(name).traffic
         traffic = optimizer_bytes(owned, per_param)
         return Node("optimizer", self.kernels.elementwise(traffic, self.software.elementwise_library, 10.0))
 
     def _fullest(self, full: Number) -> ParamsPerRank:
-        return self.weights.params(full, True, where(less(self.degrees.pp, 2), 1.0, 0.0))
+        d = self.degrees
+        return self.weights.params(full * d.weight_copies, True, d.ends_together)
 
     def _reduce(self, n_params: Number, ranks: Number, stride: Number, messages: Number) -> Cost:
         """Gradients of `n_params` over `ranks`: an all-reduce, or a reduce-scatter with an all-reduce of the shards."""
@@ -110,19 +131,19 @@ class DataParallel:
 
     def _gather(self, n_params: Number, stride: Number, messages: Number) -> Cost:
         """Weights of `n_params` from the ranks that share them out; `stride` ranks hold different weights."""
-        ranks = maximum(self.degrees.shards * self.degrees.tp / stride, 1.0)
+        ranks = maximum(self.degrees.shards * self.degrees.weight_copies * self.degrees.tp / stride, 1.0)
         return self.links.collective("all_gather", n_params * WEIGHT_BYTES / messages, ranks, stride) * messages
 
-    def _behind(self, window_s: Number, cost: Cost) -> Cost:
+    def _behind(self, window_s: Callable[[], Number], cost: Cost) -> Cost:
         if not self.software.overlap_data:
             return cost
         share = float(self.software.exposed_share)
-        seconds = exposed_time(window_s, cost.seconds, share)
+        seconds = exposed_time(window_s(), cost.seconds, share)
         return Cost(seconds, 0.0, cost.upper * max(1.0, share), 0.0, 0.0, cost.link_s)
 
     def _tied_embedding(self) -> Node | None:
         model, d = self.weights.model, self.degrees
-        if not model.tied_embeddings:
+        if not model.tied_embeddings or d.schedule in FOLDED:
             return None
         n_bytes = model.embedding_params / d.tp * self.weights.gradient_bytes * self.weights.trainable.share
         pair = self.links.collective("all_reduce", n_bytes, 2.0, d.tp * d.data_ranks * maximum(d.pp - 1.0, 1.0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from perfmodel.predict.cost import Number
+from perfmodel.predict.schedules import ends_together, weight_copies
 from perfmodel.predict.share import Share
 from perfmodel.predict.stages import Stages
 
@@ -16,7 +17,8 @@ class Degrees:
     """Degrees and micro-batch may be arrays; the rest is the same for all layouts that are priced together.
 
     `shards` is the number of ranks among which ZeRO cuts its states; `recompute_layers` the layers of a stage that full
-    recomputation repeats (None: all); `offload_share` [1] of the kept activations goes to the host.
+    recomputation repeats (None: all); `offload_share` [1] of the kept activations goes to the host. Of the schedules
+    1F1B and interleaved are told apart by `vpp`.
     """
 
     tp: Number
@@ -35,7 +37,7 @@ class Degrees:
     recompute_layers: Number | None = None
     stage_layers: tuple[int, ...] | Stages | None = None
     offload_share: float = 0.0
-    gpipe: bool = False
+    schedule: str = "1f1b"
 
     @property
     def accelerators(self) -> Number:
@@ -51,6 +53,16 @@ class Degrees:
     def expert_data_ranks(self) -> Number:
         """Ranks that hold the same experts."""
         return self.dp * self.cp * self.tp / (self.ep * self.etp)
+
+    @property
+    def ends_together(self) -> Number:
+        """1 where one rank holds both the embedding and the head."""
+        return ends_together(self.schedule, self.pp)
+
+    @property
+    def weight_copies(self) -> float:
+        """Ranks of one pipeline that hold the same weights; they count as data-parallel ranks of those weights."""
+        return weight_copies(self.schedule)
 
     def share(self, seq_len: int, document_len: float | None = None) -> Share:
         """What one rank holds of a layer."""

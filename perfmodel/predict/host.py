@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from perfmodel.formulas.overlap import host_exposed_time
 from perfmodel.ops import less, where
-from perfmodel.predict.cost import Cost, Number, total
+from perfmodel.predict.cost import Cost, Number
 from perfmodel.predict.kernels import Kernels
-from perfmodel.predict.layer import Layer
+from perfmodel.predict.layer import Turn
 from perfmodel.predict.share import Share
 from perfmodel.specs.architecture import Architecture
 from perfmodel.specs.software import Software
@@ -62,19 +62,18 @@ class Host:
         """Host time of a message to the next stage [s], where the stack waits for it."""
         return 0.0 if self.software.overlap_pipeline else self._launches_s(_MESSAGE)
 
-    def layer_wait_s(self, block: Layer, repeated: dict[str, Cost]) -> Number:
-        """Seconds that the mean layer and micro-batch wait for the host, forward, backward and in what is `repeated`.
+    def layer_wait_s(self, one: Turn) -> Number:
+        """Seconds that the mean layer and micro-batch wait for the host, forward, backward and in what is repeated.
 
         A layer waits where its kernels take less than their launches. One with experts copies the token count of each
         to the host before it can launch their products: the queue runs empty, so the launches around its experts all
         count.
         """
-        passes = (
-            (block.forward, 1.0),
-            (block.backward, float(self.software.host_backward_ratio)),
-            (repeated, self.repeats),
+        waits = (
+            host_exposed_time(one.forward.seconds, self._forward_s)
+            + host_exposed_time(one.backward.seconds, self._forward_s * float(self.software.host_backward_ratio))
+            + host_exposed_time(one.repeated.seconds, self._forward_s * self.repeats)
         )
-        waits = sum(host_exposed_time(total(one.values()).seconds, self._forward_s * part) for one, part in passes)
         part = self._expert_part if self.software.expert_counts_on_host else 0.0
         own = _EXPERT[self.kernels.is_narrow] * self.model.n_experts / self.share.ep
         return waits + part * self._rounds * self._launches_s(_ROUTER + own) if part else waits

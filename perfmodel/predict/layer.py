@@ -21,7 +21,7 @@ from perfmodel.specs.architecture import Architecture
 from perfmodel.specs.blocks import LayerKind, Product
 from perfmodel.specs.software import Software
 
-__all__ = ["Layer", "layer", "matmul_backward", "summed"]
+__all__ = ["Layer", "Turn", "added", "layer", "matmul_gradients", "summed"]
 
 Costs = Mapping[str, Cost]
 _OTHERS = (*EXCHANGES, "attention_core", "elementwise")
@@ -36,6 +36,13 @@ class Layer:
     backward: dict[str, Cost]
     slowdown: Number = 1.0
     """Time of a product over its burst time, at the clocks to which this load settles."""
+    weight_gradients: tuple[tuple[Cost, Number], ...] = ()
+    """What of the backward pass gives gradients of weights, at burst clocks, each with its share of the layers."""
+
+    @property
+    def weight_gradient(self) -> Cost:
+        """The part of the backward pass that no other stage waits for."""
+        return total(cost * part for cost, part in self.weight_gradients).slowed(self.slowdown)
 
     def settled(self, kernels: Kernels) -> Layer:
         """The layer in the lasting load of a step, where its products share a power limit with everything else."""
@@ -47,15 +54,37 @@ class Layer:
             {name: cost if name in _OTHERS else cost.slowed(slowdown) for name, cost in phase.items()}
             for phase in phases
         )
-        return Layer(forward, backward, slowdown)
+        return Layer(forward, backward, slowdown, self.weight_gradients)
 
     def summed(self) -> Layer:
         """The same layer with `summed` phases."""
-        return Layer(summed(self.forward), summed(self.backward), self.slowdown)
+        return Layer(summed(self.forward), summed(self.backward), self.slowdown, self.weight_gradients)
 
     def device(self, phase: Costs) -> Cost:
         """Everything of a phase that runs on the accelerator's cores and memory."""
         return total(cost for name, cost in phase.items() if name not in EXCHANGES)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One layer and one micro-batch: forward, backward, what is repeated, and all of it."""
+
+    forward: Cost
+    backward: Cost
+    repeated: Cost
+    all: Cost
+
+    @classmethod
+    def of(cls, block: Layer, repeated: Costs) -> Turn:
+        """The sums of a layer of which the backward pass repeats some operations."""
+        phases = [total(phase.values()) for phase in (block.forward, block.backward, repeated)]
+        return cls(*phases, total(phases))
+
+
+def added(phases: list[dict[str, Cost]]) -> dict[str, Cost]:
+    """Operations of the same name as one."""
+    names = dict.fromkeys(name for phase in phases for name in phase)
+    return {name: total(phase[name] for phase in phases if name in phase) for name in names}
 
 
 def layer(
@@ -72,7 +101,9 @@ def layer(
     if len(found) == 1:
         return found[0][0]
     return Layer(
-        _mean([(one.forward, part) for one, part in found]), _mean([(one.backward, part) for one, part in found])
+        _mean([(one.forward, part) for one, part in found]),
+        _mean([(one.backward, part) for one, part in found]),
+        weight_gradients=tuple((cost, part) for one, part in found for cost, _ in one.weight_gradients),
     )
 
 
@@ -94,17 +125,17 @@ def _layer_of(
     trains = trainable.trains_all
     forward: dict[str, Cost] = {}
     backward: dict[str, Cost] = {}
+    of_weights: list[Cost] = []
     for product in model.products(kind):
         shape = share.columns(model, kind, product)
         if product.experts:
-            phases = _expert_product(model, kernels, software, share, *shape, trains)
+            passes = _expert_product(model, kernels, software, share, *shape, trains)
         else:
             rows = share.rows(product)
-            phases = (
-                kernels.matmul(rows, *shape),
-                matmul_backward(kernels, software, rows, *shape, trains=trains),
-            )
-        forward[product.name], backward[product.name] = phases
+            passes = (kernels.matmul(rows, *shape), *matmul_gradients(kernels, software, rows, *shape, trains=trains))
+        forward[product.name], inputs, *weights = passes
+        backward[product.name] = sum(weights, inputs)
+        of_weights += weights
         if trainable.rank:
             adapter = _adapter(kernels, share, product, trainable.rank, *shape)
             forward[product.name] = forward[product.name] + adapter
@@ -117,15 +148,15 @@ def _layer_of(
     exchanges = Exchanges(model, kind, kernels, links, software, share)
     forward |= exchanges.forward(forward, core_forward)
     backward |= exchanges.backward(core_backward)
-    return Layer(forward, backward)
+    return Layer(forward, backward, weight_gradients=tuple((cost, 1.0) for cost in of_weights))
 
 
-def matmul_backward(
+def matmul_gradients(
     kernels: Kernels, software: Software, m: Number, n: Number, k: Number, *, trains: bool = True
-) -> Cost:
-    """Gradients of the input and of the weight of one (m, k) x (k, n) product, with its accumulation."""
+) -> tuple[Cost, ...]:
+    """Gradients of the input and, where it learns, of the weight of one (m, k) x (k, n) product."""
     inputs = kernels.matmul(m, k, n)
-    return inputs + _weight_gradient(kernels, software, m, n, k) if trains else inputs
+    return (inputs, _weight_gradient(kernels, software, m, n, k)) if trains else (inputs,)
 
 
 def _weight_gradient(kernels: Kernels, software: Software, m: Number, n: Number, k: Number) -> Cost:
@@ -146,8 +177,8 @@ def _adapter(kernels: Kernels, share: Share, product: Product, rank: int, n: Num
 
 def _expert_product(
     model: Architecture, kernels: Kernels, software: Software, share: Share, n: Number, k: Number, trains: bool
-) -> tuple[Cost, Cost]:
-    """A grouped product over the experts of one rank, and its gradients."""
+) -> tuple[Cost, ...]:
+    """A grouped product over the experts of one rank, the gradient of its input, and what its weights' takes."""
     groups = model.n_experts / share.ep
     rows = share.expert_tokens * model.experts_per_token / groups
     forward = kernels.grouped_matmul(rows, n, k, groups)
@@ -155,5 +186,5 @@ def _expert_product(
     if trains:
         accumulate = 2 * software.gradient_bytes(kernels.dtype) * n * k * groups
         weights = kernels.grouped_matmul(n, k, rows, groups)
-        backward = backward + weights + kernels.elementwise(accumulate, software.elementwise_library)
+        return forward, backward, weights, kernels.elementwise(accumulate, software.elementwise_library)
     return forward, backward

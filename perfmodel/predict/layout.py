@@ -9,13 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from perfmodel.errors import PlanError, unknown_name
 from perfmodel.predict.recompute import MODULES
+from perfmodel.predict.schedules import DUALPIPE, SCHEDULES, V_SHAPED
 from perfmodel.specs.architecture import Architecture
 from perfmodel.specs.cluster import Cluster
 
 __all__ = ["OFFLOADS", "RECOMPUTE", "SCHEDULES", "VOCABULARY_CHUNKS", "ParallelLayout", "check_layout", "make_layout"]
 
-SCHEDULES = ("gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2", "zb-1p", "zb-2p", "zb-v", "v-half", "v-min", "dualpipe")
-PRICED_SCHEDULES = ("gpipe", "1f1b", "interleaved")
 RECOMPUTE = ("none", "selective", "full")
 OFFLOADS = ("activations", "activation_layers")
 """What may live in host memory between the passes: a share [1] of the activations, or those of so many layers."""
@@ -121,14 +120,7 @@ def check_layout(
 ) -> None:
     """Raise `PlanError` for the first reason why this layout cannot run; say what would."""
     tp, pp, vpp = layout.tp, layout.pp, layout.vpp
-    if layout.schedule not in PRICED_SCHEDULES:
-        raise PlanError(f"schedule: {layout.schedule!r} is not priced yet; allowed: {', '.join(PRICED_SCHEDULES)}")
-    if vpp > 1 and layout.schedule != "interleaved":
-        raise PlanError(
-            f"vpp: {vpp} chunks need schedule 'interleaved' (got schedule {layout.schedule!r}); allowed with it: 1"
-        )
-    if layout.schedule == "interleaved" and vpp == 1:
-        raise PlanError("vpp: schedule 'interleaved' needs vpp >= 2 (got 1); use '1f1b' otherwise")
+    _check_chunks(layout)
     if layout.attention_dp != 1:
         raise PlanError(f"attention_dp: is for serving; training takes 1 (got {layout.attention_dp})")
     if layout.vocab_parallel != "none":
@@ -166,13 +158,53 @@ def check_layout(
             f"global_batch: {global_batch} must be a multiple of dp * micro_batch = {layout.dp} * "
             f"{layout.micro_batch} = {share}; nearest: {max(share, round(global_batch / share) * share)}"
         )
-    if vpp > 1 and (global_batch // share) % pp:
-        raise PlanError(
-            f"global_batch: interleaving needs a number of micro-batches that is a multiple of pp {pp} "
-            f"(got {global_batch // share})"
-        )
+    _check_microbatches(layout, global_batch // share)
     if seq_len > model.max_seq_len and model.learned_positions:
         raise PlanError(f"seq_len: {model.id} has {model.max_seq_len} learned positions (got {seq_len})")
+
+
+def _check_chunks(layout: ParallelLayout) -> None:
+    """Chunks and ranks that a schedule needs."""
+    schedule, vpp = layout.schedule, layout.vpp
+    if schedule in V_SHAPED:
+        if vpp != 2:
+            raise PlanError(f"vpp: schedule {schedule!r} places two chunks a rank in the shape of a V: 2 (got {vpp})")
+        if layout.pp == 1:
+            raise PlanError(f"pp: schedule {schedule!r} needs pp >= 2 (got 1); use '1f1b' otherwise")
+        return
+    if vpp > 1 and schedule != "interleaved":
+        raise PlanError(
+            f"vpp: {vpp} chunks need schedule 'interleaved' (got schedule {schedule!r}); allowed with it: 1"
+        )
+    if schedule == "interleaved" and vpp == 1:
+        raise PlanError("vpp: schedule 'interleaved' needs vpp >= 2 (got 1); use '1f1b' otherwise")
+    if schedule == DUALPIPE and layout.pp % 2:
+        raise PlanError(
+            f"pp: schedule 'dualpipe' pairs the ranks of both directions; pp must be even (got {layout.pp})"
+        )
+    if schedule == DUALPIPE and layout.stage_layers is not None:
+        raise PlanError(
+            "stage_layers: schedule 'dualpipe' holds two stages a rank; leave their layers to the placement"
+        )
+
+
+def _check_microbatches(layout: ParallelLayout, n_microbatches: int) -> None:
+    """The number of micro-batches that a schedule needs."""
+    schedule, pp = layout.schedule, layout.pp
+    if schedule == "interleaved" and n_microbatches % pp:
+        raise PlanError(
+            f"global_batch: interleaving needs a number of micro-batches that is a multiple of pp {pp} "
+            f"(got {n_microbatches})"
+        )
+    if schedule in V_SHAPED and n_microbatches < pp:
+        raise PlanError(
+            f"global_batch: schedule {schedule!r} needs at least pp = {pp} micro-batches (got {n_microbatches})"
+        )
+    if schedule == DUALPIPE and (n_microbatches % 2 or n_microbatches < 2 * pp):
+        raise PlanError(
+            f"global_batch: schedule 'dualpipe' needs an even number of micro-batches, at least 2 pp = {2 * pp} "
+            f"(got {n_microbatches})"
+        )
 
 
 def _check_experts(layout: ParallelLayout, model: Architecture) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from perfmodel.ops import ceil, ceil_div, less, maximum, minimum, where
 from perfmodel.predict.cost import Number
 
-__all__ = ["Stages", "place_layers", "relieve_head"]
+__all__ = ["Stages", "fold", "place_layers", "relieve_head"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,16 @@ class Stages:
     def compact(self) -> Stages:
         """Without the axes along which nothing differs: what follows from the stages is then computed once for them."""
         return Stages(*(_compact(getattr(self, name)) for name in self.__dataclass_fields__))
+
+
+def fold(stages: Stages, copies: float) -> Stages:
+    """The same stages where the first rank holds the embedding and the head: `first` and `last` are both its layers.
+
+    In the shape of a V it loses the slots left over at both ends; with two copies of the weights (DualPipe) it works
+    half of the time on the first stage and half on the last, and so on average on the mean of both.
+    """
+    ends = maximum(stages.first + stages.last - stages.full, 0.0) if copies == 1.0 else (stages.first + stages.last) / 2
+    return Stages(stages.full, ends, ends, stages.average)
 
 
 def _compact(layers: Number) -> Number:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from perfmodel.formulas.elementwise import vocabulary_loss_bytes
 from perfmodel.formulas.overlap import straggler_slowdown
-from perfmodel.formulas.pipeline import p2p_message_bytes, pipeline_bubble_time
-from perfmodel.ops import less, maximum, minimum, where
+from perfmodel.formulas.pipeline import p2p_message_bytes
+from perfmodel.ops import less, maximum, where
 from perfmodel.predict.communication import Links
 from perfmodel.predict.cost import Cost, Node, Number, total
 from perfmodel.predict.data_parallel import DataParallel, Windows
@@ -16,13 +16,15 @@ from perfmodel.predict.exchanges import EXCHANGES, hidden_exchange
 from perfmodel.predict.host import Host
 from perfmodel.predict.kernels import Kernels
 from perfmodel.predict.kinds import bottleneck_parts
+from perfmodel.predict.layer import Layer, Turn, added, layer, matmul_gradients, summed
 from perfmodel.predict.levels import lean_at_levels
-from perfmodel.predict.layer import Layer, layer, matmul_backward, summed
-from perfmodel.predict.memory import Memory, peak_memory
+from perfmodel.predict.memory import Memory, kept_share, peak_memory
 from perfmodel.predict.offload import offload_node
+from perfmodel.predict.pipeline import Pipeline, passes_of
 from perfmodel.predict.recompute import recompute_flops, repeated_costs, repeated_share
+from perfmodel.predict.schedules import FOLDED, SPLIT_BACKWARD
 from perfmodel.predict.share import Share
-from perfmodel.predict.stages import Stages, place_layers, relieve_head
+from perfmodel.predict.stages import Stages, fold, place_layers, relieve_head
 from perfmodel.predict.trainable import trainable_of
 from perfmodel.predict.weights import Weights
 from perfmodel.specs.architecture import Architecture
@@ -148,27 +150,35 @@ class StepModel:
         if d.recompute_layers is not None:
             part = repeated_share(d, stages.full)
             repeated = {name: cost * part for name, cost in repeated.items()}
+        one = Turn.of(block, repeated)
         if self.software.places_layers_freely and d.stage_layers is None:
-            stages = relieve_head(
-                stages, self.model.n_layers, d.pp, d.vpp, ends[0].seconds / _all_of(block, repeated).seconds
-            )
+            stages = relieve_head(stages, self.model.n_layers, d.pp, d.vpp, ends[0].seconds / one.all.seconds)
+        if d.schedule in FOLDED:
+            stages = fold(stages, d.weight_copies)
         stages = stages if detail else stages.compact()
-        slots, head_binds = _bottleneck(stages, block, repeated, ends)
+        slots, head_binds = _bottleneck(stages, one.all.seconds, _head_rank(ends, d))
         layers = n_microbatches * slots
-        device, exchanges = self._layer_terms(block, repeated, layers)
+        device, exchanges = self._layer_terms(block, repeated, layers, detail=detail)
         compute = Node.of("layers", *device)
-        edge = self._edge_node(ends, n_microbatches, d.pp, head_binds)
+        edge = self._edge_node(ends, n_microbatches, d, head_binds)
         host = Host(self.model, self.software, self.kernels, share, repeated_share(d, stages.full))
-        late = host.layer_wait_s(block, repeated) * layers + host.ends_wait_s(ends) * n_microbatches
-        bubble = self._bubble(block, repeated, stages, ends, d)
-        slow = straggler_slowdown(d.accelerators, self.relative_spread)
-        worked = compute.cost + edge.cost
-        straggler_s = slow * (worked.seconds + bubble.cost.seconds)
-        data = DataParallel(weights, d, self.links, self.kernels, self.software)
-        windows = Windows(
-            total(block.forward.values()).seconds * stages.full,
-            total([*block.backward.values(), *repeated.values()]).seconds * stages.full,
+        late = host.layer_wait_s(one) * layers + host.ends_wait_s(ends) * n_microbatches
+        pipeline = Pipeline(
+            d,
+            n_microbatches,
+            one.all * stages.average + (ends[0] + ends[1]) * (1.0 / d.pp),
+            self._message(d, share, host.message_s),
+            float(self.software.exposed_share) if self.software.overlap_pipeline else None,
         )
+        if d.schedule in SPLIT_BACKWARD:
+            kept = kept_share(self.model, self.software, d, share, self.dtype, stages.full)
+            bubble, transfer = pipeline.split_terms(passes_of(one, block, stages, ends, d.pp), kept)
+        else:
+            bubble, transfer = pipeline.terms()
+        slow = straggler_slowdown(d.accelerators, self.relative_spread)
+        straggler_s = slow * (compute.cost.seconds + edge.cost.seconds + bubble.cost.seconds)
+        data = DataParallel(weights, d, self.links, self.kernels, self.software)
+        windows = Windows(one, stages.full)
         messages = data.messages(stages.full) if detail else lean_at_levels(data.messages, stages.full)
         memory = peak_memory(self.model, self.software, weights, d, share, stages, n_microbatches, detail=detail)
         terms = (
@@ -178,7 +188,7 @@ class StepModel:
             Node.wait("host", late, "host"),
             Node.wait("stragglers", straggler_s, "dependency"),
             bubble,
-            self._pipeline_transfer(d, share, n_microbatches, host.message_s),
+            transfer,
             *offload_node(
                 self.cluster, self.software, d, share, self.model, self.dtype, layers, windows, n_microbatches
             ),
@@ -205,7 +215,7 @@ class StepModel:
             self._head_products(tokens, share, trains).slowed(block.slowdown)
             + kernels.elementwise(loss, library, 6.0)
             + exchange
-        ) * (1.0 + model.mtp_layers) + _all_of(block, {}) * float(model.mtp_layers)
+        ) * (1.0 + model.mtp_layers) + Turn.of(block, {}).all * float(model.mtp_layers)
         embedding = (
             kernels.elementwise(_EMBEDDING_BYTES * tokens * model.d_model / share.shards, library, 4.0) + exchange
         )
@@ -219,12 +229,16 @@ class StepModel:
             n, k = (product.n / share.tp if product.split == "column" else product.n), product.k
             costs += [
                 kernels.matmul(tokens, n, k),
-                matmul_backward(kernels, self.software, tokens, n, k, trains=trains),
+                total(matmul_gradients(kernels, self.software, tokens, n, k, trains=trains)),
             ]
         return total(costs)
 
-    def _layer_terms(self, block: Layer, repeated: dict[str, Cost], layers: Number) -> tuple[list[Node], list[Node]]:
+    def _layer_terms(
+        self, block: Layer, repeated: dict[str, Cost], layers: Number, *, detail: bool
+    ) -> tuple[list[Node], list[Node]]:
         phases = {"forward": block.forward, "backward": block.backward, "recompute": repeated}
+        if not detail:
+            phases = {"all passes": added([*phases.values()])}
         device: list[Node] = []
         links: dict[str, list[Node]] = {name: [] for name in EXCHANGES}
         for phase, costs in phases.items():
@@ -236,41 +250,27 @@ class StepModel:
                 device.append(Node.of(phase, *(Node(name, cost) for name, cost in operations.items())))
         return device, [Node.of(name, *nodes) for name, nodes in links.items() if nodes]
 
-    def _edge_node(self, ends: tuple[Cost, Cost], n_microbatches: Number, pp: Number, head_binds: Number) -> Node:
+    def _edge_node(self, ends: tuple[Cost, Cost], n_microbatches: Number, d: Degrees, head_binds: Number) -> Node:
         head, embedding = ends
-        alone = less(pp, 2)
+        if d.schedule in FOLDED:
+            turns = n_microbatches * head_binds / d.weight_copies
+            return Node.of("vocabulary", Node("head_and_loss", head * turns), Node("embedding", embedding * turns))
+        alone = less(d.pp, 2)
         return Node.of(
             "vocabulary",
             Node("head_and_loss", head * (n_microbatches * head_binds)),
             Node("embedding", embedding * where(alone, n_microbatches, 0.0 * n_microbatches)),
         )
 
-    def _bubble(
-        self, block: Layer, repeated: dict[str, Cost], stages: Stages, ends: tuple[Cost, Cost], d: Degrees
-    ) -> Node:
-        per_layer = _all_of(block, repeated)
-        stage = per_layer * stages.average + (ends[0] + ends[1]) * (1.0 / d.pp)
-        seconds, lower, upper = (
-            pipeline_bubble_time(x, d.pp, d.vpp) for x in (stage.seconds, stage.lower, stage.upper)
-        )
-        return Node.wait("pipeline_bubble", seconds, "dependency", lower, upper)
-
-    def _pipeline_transfer(self, d: Degrees, share: Share, n_microbatches: Number, host_s: Number) -> Node:
-        """Activations forward and gradients backward between stages, for every chunk and in the warm-up."""
+    def _message(self, d: Degrees, share: Share, host_s: Number) -> Cost:
+        """A micro-batch's activations, or their gradients, on the way to a neighbour."""
         model, kernels = self.model, self.kernels
         n_bytes = p2p_message_bytes(share.seq_len / d.cp, d.micro_batch, model.d_model, d.tp, kernels.activation_bytes)
         one = self.links.send_recv(n_bytes, d.tp * d.data_ranks)
         if not d.sequence_parallel:
             # Each rank sends its share over its own rail; the receivers gather the shares.
             one = one + self.links.collective("all_gather", n_bytes * d.tp, d.tp)
-        one = Cost(one.seconds + host_s, one.lower, one.upper + host_s, 0.0, 0.0, one.link_s)
-        crosses = minimum(d.pp - 1.0, 1.0)
-        warm_up = one * (2.0 * (d.pp - 1.0))
-        steady = one * (2.0 * d.vpp * n_microbatches * crosses)
-        if self.software.overlap_pipeline:
-            part = float(self.software.exposed_share)
-            steady = Cost(steady.seconds * min(part, 1.0), 0.0, steady.upper, 0.0, 0.0, steady.link_s)
-        return Node("pipeline_transfer", warm_up + steady, "link")
+        return Cost(one.seconds + host_s, one.lower, one.upper + host_s, 0.0, 0.0, one.link_s)
 
 
 def _bounds(tree: Node, exchanges: list[Node], host_s: Number) -> tuple[Number, Number]:
@@ -279,16 +279,14 @@ def _bounds(tree: Node, exchanges: list[Node], host_s: Number) -> tuple[Number, 
     return maximum(tree.cost.lower, links_s, host_s), tree.cost.upper + host_s
 
 
-def _all_of(block: Layer, repeated: dict[str, Cost]) -> Cost:
-    """A layer and a micro-batch, all passes."""
-    return total([*block.forward.values(), *block.backward.values(), *repeated.values()])
+def _head_rank(ends: tuple[Cost, Cost], d: Degrees) -> Number:
+    """Seconds of a micro-batch beside the layers on the rank with the head."""
+    if d.schedule in FOLDED:
+        return (ends[0].seconds + ends[1].seconds) / d.weight_copies
+    return ends[0].seconds
 
 
-def _bottleneck(
-    stages: Stages, block: Layer, repeated: dict[str, Cost], ends: tuple[Cost, Cost]
-) -> tuple[Number, Number]:
-    """Layers of the slowest stage, and 1 where that stage also holds the head."""
-    per_layer = _all_of(block, repeated).seconds
-    with_head = stages.last * per_layer + ends[0].seconds
-    head_binds = where(less(with_head, stages.full * per_layer), 0.0, 1.0)
-    return where(less(with_head, stages.full * per_layer), stages.full, stages.last), head_binds
+def _bottleneck(stages: Stages, layer_s: Number, end_s: Number) -> tuple[Number, Number]:
+    """Layers of the slowest stage, and 1 where that stage also holds the head, which takes `end_s` more."""
+    elsewhere = less(stages.last * layer_s + end_s, stages.full * layer_s)
+    return where(elsewhere, stages.full, stages.last), where(elsewhere, 0.0, 1.0)

@@ -228,7 +228,7 @@ def degrees_of(layout: ParallelLayout, n_layers: int) -> Degrees:
         recompute_layers=layout.recompute_layers,
         stage_layers=layout.stage_layers,
         offload_share=layout.offload_share(n_layers),
-        gpipe=layout.schedule == "gpipe",
+        schedule=layout.schedule,
     )
 
 

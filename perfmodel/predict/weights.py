@@ -10,6 +10,7 @@ from perfmodel.ops import less, maximum, where
 from perfmodel.predict.cost import Number
 from perfmodel.predict.degrees import Degrees
 from perfmodel.predict.kinds import stage_parts
+from perfmodel.predict.schedules import FOLDED
 from perfmodel.predict.trainable import Trainable
 from perfmodel.specs.architecture import Architecture
 from perfmodel.specs.blocks import LayerKind
@@ -99,6 +100,8 @@ class Weights:
         ends: Number = float(model.embedding_params) if embeds else 0.0
         # A tied head on another stage than the embedding is a copy of it.
         copy = where(less(d.pp, 2), float(model.head_params), float(model.head_params or model.embedding_params))
+        if d.schedule in FOLDED:
+            copy = float(model.head_params)
         ends = ends + predicts * copy
         return ParamsPerRank((dense + ends) / d.tp, experts / (d.ep * d.etp))
 
@@ -116,9 +119,10 @@ class Weights:
     def of_stage(self, layers: Number, embeds: bool, predicts: Number) -> State:
         """Weights, gradients and optimizer states of one stage [B]."""
         d, params = self.degrees, self.params(layers, embeds, predicts)
-        expert_shards = d.shards * d.tp / (d.ep * d.etp)
+        dense_shards = d.shards * d.weight_copies
+        expert_shards = dense_shards * d.tp / (d.ep * d.etp)
         whole = [State(0.0, 0.0, 0.0)]
-        for n_params, shards in ((params.dense, d.shards), (params.experts, expert_shards)):
+        for n_params, shards in ((params.dense, dense_shards), (params.experts, expert_shards)):
             cut = [shards if d.zero_stage >= stage else 1.0 for stage in (3, 2, 1)]
             learns = n_params * self.trainable.share
             whole.append(

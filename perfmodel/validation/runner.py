@@ -94,7 +94,7 @@ def _price(source: Source) -> _Priced:
     done, refused = [], []
     for row in source.rows:
         try:
-            prediction = predict(row, source.id)
+            prediction = predict(row, source.same_study_as or source.id)
             if not math.isfinite(prediction.value) or prediction.value <= 0:
                 raise PerfModelError(f"the prediction is {prediction.value!r}")
             done.append(Predicted(row, measured(row, source, model_of(row)), prediction))

@@ -143,6 +143,7 @@ class Source(_Data):
 
     `calibrate_rows` selects whole groups of rows, each by the values of some columns, that may fix constants although
     the source validates; `calibrate_rule` says by what rule they were chosen before fitting, and for which constants.
+    `same_study_as` names the source that stands for the study (code, models, machines) in the width of intervals.
     """
 
     id: str
@@ -160,6 +161,7 @@ class Source(_Data):
     calibrate_rule: str = ""
     free_constants: tuple[str, ...] = ()
     others: tuple[OtherTool, ...] = ()
+    same_study_as: str = ""
     rows: tuple[Row, ...] = ()
 
 

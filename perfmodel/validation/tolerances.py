@@ -101,11 +101,11 @@ def _table(id: str, one: Tolerance) -> str:
 
 
 def _residuals_text(scores: Mapping[str, SourceScore]) -> str:
-    text = ""
+    text, counted_elsewhere = "", {id for id, source in load_sources().items() if source.same_study_as}
     for kind in uncertainty.CLASSES:
         text += f"\n[{kind}]\n"
         for id, one in scores.items():
-            if one.role != "validate" or one.quantity != "step time":
+            if one.role != "validate" or one.quantity != "step time" or id in counted_elsewhere:
                 continue
             rows = [row for row in one.rows if row.residual_class == kind and not row.calibrates]
             logs = sorted(math.log(row.measured / row.predicted) for row in rows)
