@@ -14,7 +14,7 @@ from perfmodel.plan import pricing
 from perfmodel.plan.bounds import least
 from perfmodel.plan.limits import limits_of
 from perfmodel.plan.search import OBJECTIVES, Found, search
-from perfmodel.plan.space import space_of
+from perfmodel.plan.space import SEARCHED, space_of
 from perfmodel.plan.splits import split_layers, splits_of
 from perfmodel.predict.layout import check_layout
 from perfmodel.predict.stages import Stages
@@ -47,7 +47,7 @@ def everything(task) -> Found:
     """Every layout of a space with its price: no limit, no bound, none forgotten."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pricing, "KEPT", 10**9)
-        return search(task, space_of(task), "time", bounds=False)
+        return search(task, space_of(task, SEARCHED), "time", bounds=False)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def table(small) -> Found:
 
 
 def test_every_layout_of_the_space_is_priced_once_and_is_legal(small, table) -> None:
-    assert table.priced == space_of(small).legal == len(table.columns["value"])
+    assert table.priced == space_of(small, SEARCHED).legal == len(table.columns["value"])
     layouts = [table.layout(i) for i in range(table.priced)]
     for layout in layouts:
         check_layout(layout, small.model, small.cluster, small.global_batch, small.seq_len)
@@ -96,7 +96,9 @@ def test_arrays_price_as_scalars_do(small, table) -> None:
 
 @pytest.mark.parametrize("objective", ["time", "cost", "memory"])
 def test_plan_equals_pricing_everything(small, table, objective: str) -> None:
-    plan = pm.plan_training(small.model, small.cluster, objective=objective, memory_margin=TIGHT_MARGIN, **TIGHT)
+    plan = pm.plan_training(
+        small.model, small.cluster, objective=objective, memory_margin=TIGHT_MARGIN, schedules=SEARCHED, **TIGHT
+    )
     fits = table.columns["memory_bytes"] <= plan.constraints[0].limit
     best = table.columns[OBJECTIVES[objective]][fits].min()
     found = dict(zip(COLUMNS, priced_alone(small, pm.ParallelLayout(**plan.decision["layout"])), strict=False))
@@ -106,7 +108,7 @@ def test_plan_equals_pricing_everything(small, table, objective: str) -> None:
 def test_recomputing_some_layers_wins_where_memory_is_scarce(small, table) -> None:
     partial = 0
     for margin in (0.7, 0.75, 0.8, 0.82, 0.84, 0.86, 0.88, 0.9):
-        plan = pm.plan_training(small.model, small.cluster, memory_margin=margin, **TIGHT)
+        plan = pm.plan_training(small.model, small.cluster, memory_margin=margin, schedules=SEARCHED, **TIGHT)
         fits = table.columns["memory_bytes"] <= plan.constraints[0].limit
         assert plan.feasible == fits.any()
         if plan.feasible:
@@ -142,7 +144,7 @@ def test_uneven_stages_win_where_the_ends_are_heavy() -> None:
 def test_bounds_leave_the_winner_alone(model, cluster, accelerators, batch, seq_len, objective) -> None:
     task = training_task(model, pm.load_cluster(cluster, accelerators), global_batch=batch, seq_len=seq_len)
     limits = limits_of(task, 0.9 * float(task.cluster.accelerator.capacity_bytes), None, None, None)
-    fast, slow = (search(task, space_of(task), objective, limits, bounds=on) for on in (True, False))
+    fast, slow = (search(task, space_of(task, SEARCHED), objective, limits, bounds=on) for on in (True, False))
     assert fast.columns["value"][0] == slow.columns["value"][0]
     assert fast.layout(0) == slow.layout(0)
     assert fast.priced < slow.priced

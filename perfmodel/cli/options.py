@@ -92,6 +92,7 @@ _SEARCH = (
     Option("max_watts", "number", "mean power of all accelerators at most [W]", low=0),
     Option("max_usd", "number", "price of the whole run at most (needs --tokens)", low=0),
     Option("max_days", "number", "length of the whole run at most (needs --tokens)", low=0),
+    Option("schedules", "texts", "pipeline schedules to choose from (default: the software's)", choices=SCHEDULES),
     Option("top", "whole", "how many alternatives to list", low=1),
 )
 LAYOUT = (

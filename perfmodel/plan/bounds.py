@@ -11,6 +11,7 @@ from perfmodel.ops import less, maximum, minimum, where
 from perfmodel.predict.cost import Cost, total
 from perfmodel.predict.degrees import Degrees
 from perfmodel.predict.memory import memory_of_stage
+from perfmodel.predict.schedules import SPLIT_BACKWARD
 from perfmodel.predict.stages import Stages
 from perfmodel.predict.step import Load
 from perfmodel.predict.training import TrainingTask, step_cost_usd
@@ -41,8 +42,11 @@ def least(task: TrainingTask, degrees: Degrees, load: Load) -> Callable[[str], A
 def _least_seconds(task: TrainingTask, d: Degrees, load: Load, _: Any) -> Any:
     """Stages without recomputation, and transfers between ranks that all are hidden.
 
-    The bubble is that of the mean stage, of which the ends are left out. Other terms are waiting and never negative.
+    The bubble is that of the mean stage, of which the ends are left out, or none where weight gradients fill it. Other
+    terms are waiting and never negative.
     """
+    if d.schedule in SPLIT_BACKWARD:
+        return _slowest_seconds(task, d, load) * _ROUNDING
     mean = _layer(load).seconds * (task.model.n_layers / d.pp)
     return (_slowest_seconds(task, d, load) + mean * ((d.pp - 1.0) / d.vpp)) * _ROUNDING
 
@@ -67,17 +71,23 @@ def _least_bytes(task: TrainingTask, d: Degrees, *_: Any) -> Any:
     The fullest stage has as many layers or more, and memory grows with them. Recomputing all layers needs least: every
     micro-batch in flight then keeps less of each, and while one is recomputed it needs what others keep anyway.
     """
-    steps, leanest = task.steps, replace(d, recompute="full", recompute_layers=None)
+    if d.schedule in SPLIT_BACKWARD:
+        # What waits for weight gradients may outweigh what recomputation frees.
+        return minimum(*(_stage_bytes(task, replace(d, recompute=kind)) for kind in ("none", "full"))) * _ROUNDING
+    return _stage_bytes(task, replace(d, recompute="full")) * _ROUNDING
+
+
+def _stage_bytes(task: TrainingTask, d: Degrees) -> Any:
+    steps = task.steps
     share = d.share(task.seq_len, steps.document_len)
-    weights = Weights(task.model, task.software, leanest, task.precision, task.optimizer, steps.trainable)
+    weights = Weights(task.model, task.software, d, task.precision, task.optimizer, steps.trainable)
     n_microbatches = task.global_batch / (d.dp * d.micro_batch)
     layers, alone = task.model.n_layers / d.pp, less(d.pp, 2)
     places = ((layers, 0.0, True, 1.0), (layers, 1.0, False, 0.0))
     only, second = (
-        memory_of_stage(task.model, task.software, weights, leanest, share, n_microbatches, *place).total
-        for place in places
+        memory_of_stage(task.model, task.software, weights, d, share, n_microbatches, *place).total for place in places
     )
-    return where(alone, only, second) * _ROUNDING
+    return where(alone, only, second)
 
 
 def _least_cost(task: TrainingTask, d: Degrees, _: Load, of: Callable[[str], Any]) -> Any:

@@ -30,7 +30,7 @@ class Loads:
 
         def used(name: str) -> Any:
             tables = {id(block.base): block.base for block in space.blocks}.values()
-            columns = [table[name] for table in tables if name in table]
+            columns: list[Any] = [table[name] for table in tables if name in table]
             found = np.unique(np.concatenate(columns or [[getattr(block, name) for block in space.blocks]]))
             return np.unique(np.minimum(found, 2.0)) if name == "pp" else found
 
@@ -40,10 +40,12 @@ class Loads:
             for axis, (name, values) in enumerate(self._values.items())
         }
         self._whole: dict[bool, Load] = {}
+        self._weight_gradient: dict[bool, Cost] = {}
         for sequence_parallel in (False, True):
             degrees = Degrees(**shaped, dp=1.0, vpp=1.0, shards=1.0, sequence_parallel=sequence_parallel)
             load = task.steps.load(degrees.share(task.seq_len, task.steps.document_len), shaped["pp"])
             self._whole[sequence_parallel] = load.lean()
+            self._weight_gradient[sequence_parallel] = load.layer.weight_gradient
 
     def of(self, rows: Rows, sequence_parallel: bool, axes: int) -> Load:
         """The layers and ends of some rows, as columns before `axes - 1` axes of length one."""
@@ -67,6 +69,7 @@ class Loads:
             return {name: cost(one) for name, one in phase.items()}
 
         whole = self._whole[sequence_parallel]
-        block = Layer(costs(whole.layer.forward), costs(whole.layer.backward))
+        gradient = ((cost(self._weight_gradient[sequence_parallel]), 1.0),)
+        block = Layer(costs(whole.layer.forward), costs(whole.layer.backward), weight_gradients=gradient)
         repeated = {kind: costs(one) for kind, one in whole.repeated.items()}
         return Load(block, (cost(whole.ends[0]), cost(whole.ends[1])), repeated)

@@ -19,7 +19,7 @@ from perfmodel.predict.stages import Stages
 from perfmodel.predict.step import Step
 from perfmodel.predict.training import TrainingTask, step_cost_usd, step_energy_j
 
-__all__ = ["OBJECTIVES", "Kept", "Query", "chunks_of", "price", "unfolded"]
+__all__ = ["OBJECTIVES", "Kept", "Query", "chunks_of", "columns_of", "price", "split_stages", "unfolded"]
 
 OBJECTIVES = {"time": "step_time_s", "cost": "cost_usd", "energy": "energy_j", "memory": "memory_bytes"}
 PRICED = ("step_time_s", "memory_bytes", "cost_usd")
@@ -67,17 +67,20 @@ class Kept:
     """What a chunk leaves behind: columns of the best layouts, how many were priced and what became of them."""
 
     switches: Switches
+    recompute: str
     columns: dict[str, NDArray[np.float64]]
     priced: int = 0
     fitting: int = 0
     pruned: Counter[str] = field(default_factory=Counter)
 
 
-def chunks_of(rows: Rows, layers: NDArray[np.float64], switches: Switches) -> Iterator[NDArray[np.intp]]:
+def chunks_of(
+    rows: Rows, layers: NDArray[np.float64], switches: Switches, recompute: str
+) -> Iterator[NDArray[np.intp]]:
     """Positions of rows with alike stages and data parallelism together, at most about `CELLS` layouts at once."""
     order = np.lexsort((rows["dp"], layers))
     widths = np.ones(len(order))
-    if switches.recompute == "full":
+    if recompute == "full":
         widths = widths * (layers + 1.0)
     if switches.zero_stage:
         widths = widths * replica_counts(rows["dp"])
@@ -85,7 +88,7 @@ def chunks_of(rows: Rows, layers: NDArray[np.float64], switches: Switches) -> It
     yield from np.split(order, np.flatnonzero(np.diff(part)) + 1)
 
 
-def unfolded(rows: Rows, layers: NDArray[np.float64], switches: Switches) -> Unfolded:
+def unfolded(rows: Rows, layers: NDArray[np.float64], switches: Switches, recompute: str) -> Unfolded:
     """Every layout that the rows stand for under these switches, as degrees that broadcast."""
     d: dict[str, Any] = {name: rows[name].reshape(-1, 1, 1) for name in DEGREES}
     dp = d["dp"]
@@ -95,25 +98,35 @@ def unfolded(rows: Rows, layers: NDArray[np.float64], switches: Switches) -> Unf
         ways = sorted({1} | {r for one in np.unique(dp) for r in divisors(int(one))[:-1]})
         replicas = np.array(ways, dtype=np.float64).reshape(1, -1, 1)
         allowed = (replicas == 1.0) | ((dp % replicas == 0) & (dp > replicas))
-    if switches.recompute == "full":
+    if recompute == "full":
         counts = np.arange(layers.max() + 1.0).reshape(1, 1, -1)
         allowed = allowed & (counts <= layers.reshape(-1, 1, 1))
-    by_hand = Stages(*(rows[name].reshape(-1, 1, 1) for name in SPLIT), 0.0) if SPLIT[0] in rows else None
+    by_hand = split_stages(rows, (-1, 1, 1))
     degrees = Degrees(
         **d, shards=np.maximum(dp / replicas, 1.0) * d["cp"], zero_stage=switches.zero_stage,
-        sequence_parallel=switches.sequence_parallel, recompute=switches.recompute, recompute_layers=counts,
-        stage_layers=by_hand,
+        sequence_parallel=switches.sequence_parallel, recompute=recompute, recompute_layers=counts,
+        stage_layers=by_hand, schedule=switches.schedule,
     )  # fmt: skip
     return Unfolded(degrees, replicas, allowed)
 
 
-def price(query: Query, rows: Rows, layers: NDArray[np.float64], switches: Switches, loads: Loads) -> Kept:
+def split_stages(rows: Rows, shape: tuple[int, ...]) -> Stages | None:
+    """The stages of rows that place them by hand."""
+    if SPLIT[0] not in rows:
+        return None
+    full, first, last = (rows[name].reshape(shape) for name in SPLIT)
+    return Stages(full, first, last, 0.0)
+
+
+def price(
+    query: Query, loads: Loads, rows: Rows, layers: NDArray[np.float64], switches: Switches, recompute: str
+) -> Kept:
     """Price everything that the rows stand for, and keep the best within all limits."""
-    block = unfolded(rows, layers, switches)
+    block = unfolded(rows, layers, switches, recompute)
     task, load = query.task, loads.of(rows, switches.sequence_parallel, _AXES)
     step = task.steps.price(block.degrees, task.global_batch, task.seq_len, detail=False, load=load)
-    of = _columns_of(task, block.degrees, step)
-    kept = Kept(switches, {}, priced=int(block.allowed.sum()))
+    of = columns_of(task, block.degrees, step)
+    kept = Kept(switches, recompute, {}, priced=int(block.allowed.sum()))
     # Time, memory and cost of every layout exist from here on: this is what "priced" counts.
     columns = {name: of(name) for name in PRICED}
     fits = block.allowed
@@ -143,7 +156,7 @@ def price(query: Query, rows: Rows, layers: NDArray[np.float64], switches: Switc
     return kept
 
 
-def _columns_of(task: TrainingTask, degrees: Degrees, step: Step) -> Column:
+def columns_of(task: TrainingTask, degrees: Degrees, step: Step) -> Column:
     """Columns of a priced step by name, each computed when it is first asked for."""
     makers: dict[str, Callable[[], Number]] = {
         "step_time_s": lambda: step.seconds,

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +15,11 @@ from numpy.typing import NDArray
 from perfmodel.plan.bounds import least
 from perfmodel.plan.limits import Column, Limit
 from perfmodel.plan.loads import Loads
-from perfmodel.plan.pricing import OBJECTIVES, Kept, Query, chunks_of, price
-from perfmodel.plan.space import DEGREES, SPLIT, Rows, Space, Switches
+from perfmodel.plan.pricing import OBJECTIVES, Kept, Query, chunks_of, price, split_stages
+from perfmodel.plan.space import DEGREES, PLAIN, SPLIT, Rows, Space, Switches
 from perfmodel.plan.splits import split_layers, splits_of
 from perfmodel.predict.degrees import Degrees
 from perfmodel.predict.layout import ParallelLayout
-from perfmodel.predict.stages import Stages
 from perfmodel.predict.training import TrainingTask
 
 __all__ = ["OBJECTIVES", "Found", "search"]
@@ -41,6 +41,7 @@ class Found:
     n_layers: int
     columns: dict[str, NDArray[np.float64]]
     switches: tuple[Switches, ...]
+    recomputes: tuple[str, ...]
     switch: NDArray[np.intp]
     priced: int
     fitting: int
@@ -51,17 +52,18 @@ class Found:
         row = {name: int(column[index]) for name, column in self.columns.items() if name in _WHOLE}
         switches = self.switches[int(self.switch[index])]
         degrees = {name: row[name] for name in DEGREES}
-        recomputed = row["recomputed"] if switches.recompute == "full" else None
-        recompute = "none" if recomputed == 0 else switches.recompute
+        kind = self.recomputes[int(self.switch[index])]
+        recomputed = row["recomputed"] if kind == "full" else None
+        schedule = "interleaved" if switches.schedule == PLAIN and row["vpp"] > 1 else switches.schedule
         by_hand = row.get("full", 0) > 0
         return ParallelLayout(
             **degrees,
             zero_stage=switches.zero_stage,
             dp_shard=None if row["replicas"] == 1 else row["dp"] // row["replicas"],
             sequence_parallel=switches.sequence_parallel,
-            recompute=recompute,
+            recompute="none" if recomputed == 0 else kind,
             recompute_layers=None if recomputed in (None, 0, row["layers"]) else recomputed,
-            schedule="interleaved" if row["vpp"] > 1 else "1f1b",
+            schedule=schedule,
             stage_layers=split_layers(self.n_layers, row["pp"], row["first"], row["last"]) if by_hand else None,
         )
 
@@ -71,10 +73,9 @@ _WHOLE = (*DEGREES, *SPLIT, "replicas", "recomputed", "layers")
 
 @dataclass(frozen=True)
 class _Pile:
-    """Rows of one pair of switches that pass every limit at their best: the least value of each, and what they are."""
+    """Rows under the same switches, the least value of each, and what they are."""
 
-    zero_stage: int
-    sequence_parallel: bool
+    switches: Switches
     floor: NDArray[np.float64]
     rows: Callable[[NDArray[np.intp]], Rows]
 
@@ -111,66 +112,70 @@ class _Search:
         self.best = np.inf
 
     def run(self, *, uneven: bool) -> Found:
-        piles = list(self.pool.map(lambda pair: self._pile(*pair), self.space.switches()))
+        piles = list(self.pool.map(self._pile, self.space.switches()))
         for pile, left in zip(piles, self._rounds(piles, REACH), strict=True):
-            self.pruned[BOUND_OBJECTIVE] += self._layouts(pile.rows(np.flatnonzero(left)), pile.zero_stage)[0]
+            self.pruned[BOUND_OBJECTIVE] += self._layouts(pile.rows(np.flatnonzero(left)), pile.switches.zero_stage)[0]
         by_default = sum(one.priced for one in self.kept)
         if uneven and np.isfinite(self.best):
-            self._rounds([self._split(pile) for pile in piles], 1.0)
+            self._rounds([self._split(pile) for pile in piles if pile.switches.schedule == PLAIN], 1.0)
         by_hand = sum(one.priced for one in self.kept) - by_default
         self.pruned[BOUND_UNEVEN] = self.space.uneven - by_hand
         return _gathered(self.space.model.n_layers, self.kept, self.pruned)
 
     # Bounds
 
-    def _pile(self, zero_stage: int, sequence_parallel: bool) -> _Pile:
-        """Every row of the space with this pair of switches, bounded."""
+    def _pile(self, switches: Switches) -> _Pile:
+        """Every row of the space under these switches, bounded."""
         blocks, found = self.space.blocks, []
         for position, block in enumerate(blocks):
             for index in np.array_split(block.index, -(-len(block.index) // _ROWS_AT_ONCE)):
-                rows = block.rows(index)
-                allowed = self.space.allows(rows, zero_stage, sequence_parallel)
+                rows, allowed = self.space.under(block.rows(index), switches)
                 if allowed.any():
-                    rows = {name: column[allowed] for name, column in rows.items()}
-                    floor = self._floor(rows, zero_stage, sequence_parallel)
-                    found.append((np.full(len(floor), position), index[allowed], floor))
+                    floor = self._floor(rows, switches)
+                    # Narrow numbers: a space may have many million rows.
+                    of = np.full(len(floor), position, dtype=np.int16)
+                    found.append((of, index[allowed].astype(np.int32), floor))
         block_of, row_of, floor = (np.concatenate([one[i] for one in found] or [np.zeros(0)]) for i in range(3))
 
         def rows_at(positions: NDArray[np.intp]) -> Rows:
             chosen, of = row_of[positions], block_of[positions]
-            tables = [blocks[i].rows(chosen[of == i]) for i in np.unique(of)]
+            tables = [self.space.under(blocks[i].rows(chosen[of == i]), switches)[0] for i in np.unique(of)]
             return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]} if tables else {}
 
-        return _Pile(zero_stage, sequence_parallel, floor, rows_at)
+        return _Pile(switches, floor, rows_at)
 
-    def _floor(self, rows: Rows, zero_stage: int, sequence_parallel: bool) -> NDArray[np.float64]:
+    def _floor(self, rows: Rows, switches: Switches) -> NDArray[np.float64]:
         """What rows are worth at their best."""
         if not self.query.bounds:
             return np.full(len(rows["pp"]), -np.inf)
-        of = self._least(rows, zero_stage, sequence_parallel)
+        of = self._least(rows, switches)
         return np.broadcast_to(self.query.value(of), rows["pp"].shape)
 
     def _within(self, pile: _Pile, rows: Rows, *, counted: bool = True) -> Rows:
         """The rows that at their best are within the limits; the others are `counted` by a rule."""
         if not self.query.bounds or not rows:
             return rows
-        of = self._least(rows, pile.zero_stage, pile.sequence_parallel)
+        of = self._least(rows, pile.switches)
         fits = np.ones(len(rows["pp"]), dtype=bool)
         for limit in self.query.limits:
             passes = limit.needs(of) <= limit.most
             if counted and SPLIT[0] not in rows:
                 over = {name: column[fits & ~passes] for name, column in rows.items()}
-                self.pruned[BOUND_LIMIT.format(limit.rule)] += self._layouts(over, pile.zero_stage)[0]
+                self.pruned[BOUND_LIMIT.format(limit.rule)] += self._layouts(over, pile.switches.zero_stage)[0]
             fits = fits & passes
         return {name: column[fits] for name, column in rows.items()}
 
-    def _least(self, rows: Rows, zero_stage: int, sequence_parallel: bool) -> Column:
-        by_hand = Stages(*(rows[name] for name in SPLIT), 0.0) if SPLIT[0] in rows else None
+    def _least(self, rows: Rows, switches: Switches) -> Column:
+        columns: dict[str, Any] = {name: rows[name] for name in DEGREES}
         degrees = Degrees(
-            **{name: rows[name] for name in DEGREES}, shards=rows["dp"] * rows["cp"], zero_stage=zero_stage,
-            sequence_parallel=sequence_parallel, stage_layers=by_hand,
-        )  # fmt: skip
-        return least(self.query.task, degrees, self.loads.of(rows, sequence_parallel, 1))
+            **columns,
+            shards=rows["dp"] * rows["cp"],
+            zero_stage=switches.zero_stage,
+            sequence_parallel=switches.sequence_parallel,
+            stage_layers=split_stages(rows, (-1,)),
+            schedule=switches.schedule,
+        )
+        return least(self.query.task, degrees, self.loads.of(rows, switches.sequence_parallel, 1))
 
     def _layouts(self, rows: Rows, zero_stage: int) -> tuple[int, int]:
         """Layouts that some rows stand for, with default stages and with uneven ones."""
@@ -183,11 +188,8 @@ class _Search:
         """The rows of one chunk a stage that can still be best, with every split of their layers."""
         rows = self._within(pile, pile.rows(np.flatnonzero(pile.floor < self.best)), counted=False)
         rows = _with_splits(rows, self.space.model.n_layers)
-        floor = self._floor(rows, pile.zero_stage, pile.sequence_parallel) if rows else np.zeros(0)
-        return _Pile(
-            pile.zero_stage, pile.sequence_parallel, floor,
-            lambda positions: {name: column[positions] for name, column in rows.items()},
-        )  # fmt: skip
+        floor = self._floor(rows, pile.switches) if rows else np.zeros(0)
+        return _Pile(pile.switches, floor, lambda positions: {name: column[positions] for name, column in rows.items()})
 
     # Prices
 
@@ -220,10 +222,10 @@ class _Search:
                 continue
             layers = rows[SPLIT[0]] if SPLIT[0] in rows else self.space.stage_layers(rows)
             for recompute in self.space.recomputes:
-                switches = Switches(pile.zero_stage, pile.sequence_parallel, recompute)
-                for cut in chunks_of(rows, layers, switches):
-                    jobs.append(({name: column[cut] for name, column in rows.items()}, layers[cut], switches))
-        self.kept += self.pool.map(lambda job: price(self.query, *job, self.loads), jobs)
+                for cut in chunks_of(rows, layers, pile.switches, recompute):
+                    chosen = {name: column[cut] for name, column in rows.items()}
+                    jobs.append((chosen, layers[cut], pile.switches, recompute))
+        self.kept += self.pool.map(lambda job: price(self.query, self.loads, *job), jobs)
         self.best = min([self.best, *(float(one.columns["value"].min()) for one in self.kept if one.fitting)])
 
 
@@ -251,12 +253,12 @@ def _gathered(n_layers: int, kept: list[Kept], pruned: Counter[str]) -> Found:
     for name in ("value", "memory_bytes", "step_time_s"):
         columns.setdefault(name, np.zeros(0))
     order = np.lexsort((columns["memory_bytes"], columns["step_time_s"], columns["value"]))
-    switches = tuple(one.switches for one in kept)
     switch = np.repeat(np.arange(len(kept)), [len(one.columns["value"]) for one in kept])
     return Found(
         n_layers,
         columns={name: column[order] for name, column in columns.items()},
-        switches=switches,
+        switches=tuple(one.switches for one in kept),
+        recomputes=tuple(one.recompute for one in kept),
         switch=switch[order],
         priced=sum(one.priced for one in kept),
         fitting=sum(one.fitting for one in kept),

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from perfmodel.plan.splits import splits_of
 from perfmodel.predict.layout import VOCABULARY_CHUNKS
+from perfmodel.predict.schedules import DUALPIPE, V_SHAPED
 from perfmodel.predict.training import TrainingTask
 from perfmodel.specs.architecture import Architecture
 
@@ -41,20 +42,24 @@ Rows = dict[str, Column]
 DEGREES = ("tp", "cp", "ep", "etp", "pp", "dp", "vpp", "micro_batch")
 SPLIT = ("full", "first", "last")
 """Columns of rows whose stages are placed by hand: layers of the fullest stage, the first and the last."""
+PLAIN = "1f1b"
+SEARCHED = (PLAIN, "interleaved", "zb-h1", "zb-h2", "zb-2p", *V_SHAPED, DUALPIPE)
+"""Schedules that may be best; `GPIPE_RULE` and `ZB_1P_RULE` say why the others are not."""
 MAX_TP, MAX_CP, MAX_VPP, MAX_MICRO_BATCH = 64, 16, 12, 16
 LEAST_CP_TOKENS = 4096
 """A rank's part of a sequence below which context parallelism only adds messages."""
 OVERLAP_RULE = "without overlap a step is never faster, and with the same stages needs the same memory"
 ZERO_RULE = "ZeRO-2 and 3 communicate again for every micro-batch of a pipeline"
+ZB_1P_RULE = "zb-1p takes as long as zb-h1 and needs no less memory"
 GPIPE_RULE = "gpipe takes as long as 1f1b and needs no less memory"
 
 
 class Switches(NamedTuple):
-    """What is not a number; `recompute` "full" comes with every number of layers from none to all."""
+    """What is not a number; of the schedules `PLAIN` is 1F1B, interleaved where a rank holds several chunks."""
 
     zero_stage: int
     sequence_parallel: bool
-    recompute: str
+    schedule: str
 
 
 @dataclass(frozen=True)
@@ -78,14 +83,17 @@ class Block:
 class Space:
     """Every layout, in blocks of rows; `dropped` counts combinations of degrees that break a rule, by rule.
 
+    `recomputes` are kinds of recomputation, of which "full" comes with every number of layers from none to all.
     `legal` counts layouts, `uneven` those among them whose first and last stages hold fewer layers by choice, and
     `dominated` their twins that differ in a switch that never helps, by the rule that says so: they are never built.
     """
 
     model: Architecture
+    global_batch: int
     seq_len: int
     blocks: tuple[Block, ...]
     recomputes: tuple[str, ...]
+    schedules: tuple[str, ...]
     dropped: dict[str, int]
     legal: int = 0
     uneven: int = 0
@@ -96,24 +104,45 @@ class Space:
         """Everything that was enumerated, whether a rule dropped it or not."""
         return self.legal + sum(self.dropped.values()) + sum(self.dominated.values())
 
-    def switches(self) -> Iterator[tuple[int, bool]]:
-        """ZeRO stages with sequence parallelism off and on."""
-        yield from product((0, 1, 2, 3), (False, True))
+    def switches(self) -> Iterator[Switches]:
+        """ZeRO stages, sequence parallelism off and on, and schedules; 1F1B stands for interleaved too."""
+        schedules = dict.fromkeys(PLAIN if one == "interleaved" else one for one in self.schedules)
+        yield from (Switches(*one) for one in product((0, 1, 2, 3), (False, True), schedules))
 
-    def allows(self, rows: Rows, zero_stage: int, sequence_parallel: bool) -> Mask:
-        """Rows for which these switches are a layout of its own that can run."""
-        tp, ranks = rows["tp"], rows["dp"] * rows["cp"]
-        if sequence_parallel:
+    def under(self, rows: Rows, switches: Switches) -> tuple[Rows, Mask]:
+        """The rows for which these switches are a layout of its own that can run, and which of all rows they are."""
+        keep = self._allows(rows, switches)
+        rows = {name: column[keep] for name, column in rows.items()}
+        if switches.schedule != PLAIN:
+            chunks = 2.0 if switches.schedule in V_SHAPED else 1.0
+            rows |= {"vpp": rows["vpp"] * chunks, "uneven": 0.0 * rows["uneven"]}
+            rows["default"] = _options(_stage_layers(self.model.n_layers, rows), self.recomputes)
+        return rows, keep
+
+    def _allows(self, rows: Rows, switches: Switches) -> Mask:
+        tp, ranks, pp = rows["tp"], rows["dp"] * rows["cp"], rows["pp"]
+        if switches.sequence_parallel:
             keep: Mask = (tp > 1) & (self.seq_len % (tp * rows["cp"]) == 0)
         else:
             # Experts under tensor parallelism need sequence parallelism.
             keep = (tp == 1) | (rows["ep"] == 1)
-        if zero_stage:
+        if switches.zero_stage:
             keep = keep & (ranks > 1)
-        return keep & (rows["pp"] == 1) if zero_stage >= 2 else keep
+        if switches.zero_stage >= 2:
+            keep = keep & (pp == 1)
+        m = self.global_batch / (rows["dp"] * rows["micro_batch"])
+        if switches.schedule == PLAIN:
+            chunked = rows["vpp"] > 1
+            return keep & (chunked | (PLAIN in self.schedules)) & (~chunked | ("interleaved" in self.schedules))
+        keep = keep & (rows["vpp"] == 1) & (pp > 1)
+        if switches.schedule in V_SHAPED:
+            return keep & (2 * pp <= self.model.n_layers + VOCABULARY_CHUNKS) & (m >= pp)
+        if switches.schedule == DUALPIPE:
+            return keep & (pp % 2 == 0) & (m % 2 == 0) & (m >= 2 * pp)
+        return keep
 
     def layouts(self, rows: Rows, zero_stage: int) -> tuple[Column, Column]:
-        """Layouts that a row stands for under one pair of switches: with default stages, and with uneven ones."""
+        """Layouts that a row stands for under one set of switches: with default stages, and with uneven ones."""
         shards = rows["ways"] if zero_stage else 1.0
         return rows["default"] * shards, rows["uneven"] * shards
 
@@ -122,10 +151,14 @@ class Space:
         return _stage_layers(self.model.n_layers, rows)
 
 
-def space_of(task: TrainingTask) -> Space:
-    """Every layout of a task; where attention is fused nothing is stored that selective recomputation would free."""
+def space_of(task: TrainingTask, schedules: tuple[str, ...] | None = None) -> Space:
+    """Every layout of a task, by default with the schedules that its software offers.
+
+    Where attention is fused nothing is stored that selective recomputation would free.
+    """
     recomputes = ("full",) if task.software.attention == "flash" else ("full", "selective")
-    return training_space(task.model, task.cluster.accelerators, task.global_batch, task.seq_len, recomputes)
+    offered = schedules or task.software.schedules
+    return training_space(task.model, task.cluster.accelerators, task.global_batch, task.seq_len, recomputes, offered)
 
 
 def training_space(
@@ -134,6 +167,7 @@ def training_space(
     global_batch: int,
     seq_len: int,
     recomputes: tuple[str, ...] = ("full", "selective"),
+    schedules: tuple[str, ...] = SEARCHED,
 ) -> Space:
     """Layouts of `model` on at most `accelerators`, over all degrees, micro-batches and switches.
 
@@ -142,29 +176,37 @@ def training_space(
     switches it might have had.
     """
     dropped: Counter[str] = Counter()
-    blocks = [
+    blocks = tuple(
         block
         for cp in _contexts(seq_len)
         for base in [_counted(_base(model, accelerators // cp, global_batch, dropped), model.n_layers, recomputes)]
         for block in _blocks(model, base, float(cp), dropped)
-    ]
-    space = Space(model, seq_len, tuple(blocks), recomputes, {})
-    legal, uneven, pipelines = 0, 0, 0
-    for block in blocks:
-        rows = block.rows()
-        for zero_stage, sequence_parallel in space.switches():
-            keep = space.allows(rows, zero_stage, sequence_parallel)
-            if zero_stage >= 2:
-                dropped[ZERO_RULE] += int(((rows["pp"] > 1) & (rows["dp"] * rows["cp"] > 1)).sum())
-            default, by_hand = (found * keep for found in space.layouts(rows, zero_stage))
-            legal += int(default.sum() + by_hand.sum())
-            uneven += int(by_hand.sum())
-            pipelines += int((default * ((rows["pp"] > 1) & (rows["vpp"] < 2)) + by_hand).sum())
+    )
+    searched = tuple(one for one in schedules if one in SEARCHED)
+    space = Space(model, global_batch, seq_len, blocks, recomputes, searched, {})
+    counts: Counter[str] = Counter()
+    for block, switches in product(blocks, space.switches()):
+        rows, _ = space.under(block.rows(), switches)
+        default, by_hand = space.layouts(rows, switches.zero_stage)
+        counts["legal"] += int(default.sum() + by_hand.sum())
+        counts["uneven"] += int(by_hand.sum())
+        counts[switches.schedule] += int((default * (rows["pp"] > 1) * (rows["vpp"] == 1) + by_hand).sum())
+        if switches.zero_stage >= 2 and switches.schedule == PLAIN:
+            whole = block.rows()
+            dropped[ZERO_RULE] += int(((whole["pp"] > 1) & (whole["dp"] * whole["cp"] > 1)).sum())
     # Without overlap every transfer is seen whole, of which overlap leaves at most a part; memory is the same. GPipe
     # has the bubble of 1F1B and holds all micro-batches where 1F1B holds at most as many as there are stages.
-    dominated = {OVERLAP_RULE: legal, GPIPE_RULE: pipelines}
-    found = {rule: count for rule, count in dropped.items() if count}
-    return replace(space, dropped=found, legal=legal, uneven=uneven, dominated=dominated)
+    dominated = {OVERLAP_RULE: counts["legal"]}
+    for name, rule, twin in (("gpipe", GPIPE_RULE, PLAIN), ("zb-1p", ZB_1P_RULE, "zb-h1")):
+        if name in schedules and counts[twin]:
+            dominated[rule] = counts[twin]
+    return replace(
+        space,
+        dropped={rule: count for rule, count in dropped.items() if count},
+        legal=counts["legal"],
+        uneven=counts["uneven"],
+        dominated=dominated,
+    )
 
 
 def replica_counts(dp: Column) -> Column:
@@ -197,18 +239,18 @@ def _base(model: Architecture, accelerators: int, global_batch: int, dropped: Co
 
 def _counted(rows: Rows, n_layers: int, recomputes: tuple[str, ...]) -> Rows:
     """The rows with how many layouts each stands for, as `Space.layouts` takes them."""
-    others = len(recomputes) - 1.0 if "full" in recomputes else float(len(recomputes))
-
-    def of(layers: Column) -> Column:
-        return layers + 1.0 + others if "full" in recomputes else 0.0 * layers + others
-
-    by_pp = np.array([of(splits_of(n_layers, pp)[0]).sum() for pp in range(n_layers + 1)])
-    alone = rows["vpp"] == 1
+    by_pp = np.array([_options(splits_of(n_layers, pp)[0], recomputes).sum() for pp in range(n_layers + 1)])
     return rows | {
         "ways": replica_counts(rows["dp"]),
-        "default": of(_stage_layers(n_layers, rows)),
-        "uneven": np.where(alone, by_pp[rows["pp"].astype(int)], 0.0),
+        "default": _options(_stage_layers(n_layers, rows), recomputes),
+        "uneven": np.where(rows["vpp"] == 1, by_pp[rows["pp"].astype(int)], 0.0),
     }
+
+
+def _options(layers: Column, recomputes: tuple[str, ...]) -> Column:
+    """Ways to recompute stages of so many layers: every number of them, and other kinds."""
+    numbers = layers + 1.0 if "full" in recomputes else 0.0 * layers
+    return numbers + len([kind for kind in recomputes if kind != "full"])
 
 
 def _stage_layers(n_layers: int, rows: Rows) -> Column:

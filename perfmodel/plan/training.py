@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from perfmodel.plan.sensitivity import step_sensitivities
 from perfmodel.plan.space import Space, space_of
 from perfmodel.predict.layout import ParallelLayout
 from perfmodel.predict.records import TrainingEstimate
+from perfmodel.predict.schedules import SCHEDULES
 from perfmodel.predict.training import ClusterLike, ModelLike, TrainingTask, degrees_of, describe, training_task
 from perfmodel.predict.uncertainty import residual_spread
 from perfmodel.specs.registry import data_version
@@ -45,13 +47,14 @@ def plan_training(
     max_watts: float | None = None,
     max_usd: float | None = None,
     max_days: float | None = None,
+    schedules: Sequence[str] | None = None,
     top: int = 8,
 ) -> TrainingPlan:
     """The layout of least `objective` ("time", "cost", "energy" or "memory") that leaves `memory_margin` free.
 
-    `max_watts` limits the mean power of all accelerators used, `max_usd` and `max_days` a run of `tokens`. Raises
-    `SpecError` or `PlanError` for bad input; when nothing fits the plan says so (`feasible`, `infeasible_because`) and
-    nothing is raised.
+    `max_watts` limits the mean power of all accelerators used, `max_usd` and `max_days` a run of `tokens`; `schedules`
+    are the pipeline schedules to choose from (None: those that the software offers). Raises `SpecError` or `PlanError`
+    for bad input; when nothing fits the plan says so (`feasible`, `infeasible_because`) and nothing is raised.
     """
     if objective not in OBJECTIVES:
         raise PlanError(unknown_name("objective", objective, OBJECTIVES))
@@ -74,14 +77,24 @@ def plan_training(
     )
     memory = float(task.cluster.accelerator.capacity_bytes) * (1.0 - memory_margin)
     limits = limits_of(task, memory, max_watts, max_usd, max_days)
-    given = {"max_watts": max_watts, "max_usd": max_usd, "max_days": max_days}
+    offered = _schedules(schedules)
+    given = {"max_watts": max_watts, "max_usd": max_usd, "max_days": max_days, "schedules": offered and list(offered)}
     request = task.request() | {"objective": objective, "memory_margin": memory_margin, "top": top} | given
-    space = space_of(task)
+    space = space_of(task, offered)
     found = search(task, space, objective, limits)
     certificate = _certificate(space, found)
     if not found.fitting:
         return _infeasible(task, request, certificate, space, limits)
     return _feasible(task, request, certificate, found, limits, top)
+
+
+def _schedules(names: Sequence[str] | None) -> tuple[str, ...] | None:
+    if names is None:
+        return None
+    for name in [names] if isinstance(names, str) else names:
+        if name not in SCHEDULES:
+            raise PlanError(unknown_name("schedule", name, SCHEDULES))
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def _feasible(

@@ -77,8 +77,8 @@ class Turn:
     @classmethod
     def of(cls, block: Layer, repeated: Costs) -> Turn:
         """The sums of a layer of which the backward pass repeats some operations."""
-        phases = [total(phase.values()) for phase in (block.forward, block.backward, repeated)]
-        return cls(*phases, total(phases))
+        forward, backward, again = (total(phase.values()) for phase in (block.forward, block.backward, repeated))
+        return cls(forward, backward, again, total([forward, backward, again]))
 
 
 def added(phases: list[dict[str, Cost]]) -> dict[str, Cost]:

@@ -38,6 +38,7 @@ class Software(SourcedSpec):
     * `recompute_stops_early`: recomputation of a layer ends when its last saved tensor is back, not with its result;
     * `shards_by_layer`: ZeRO's messages are those of one layer, whatever the stage;
     * `places_layers_freely`: pipeline layouts name the layers of each chunk and relieve the stage with the head;
+    * `schedules`: the pipeline schedules that it offers, which a planner searches;
     * `expert_counts_on_host`, `expert_dispatch`: the host waits for the tokens of each expert; a token's copies travel
       one by one, or once to each node.
     """
@@ -62,6 +63,7 @@ class Software(SourcedSpec):
     places_layers_freely: bool = False
     expert_counts_on_host: bool = False
     expert_dispatch: Literal["per-copy", "per-node"] = "per-copy"
+    schedules: tuple[str, ...] = ("gpipe", "1f1b", "interleaved")
     calibrated_on: tuple[str, ...] = ()
     host_layer_s: QuantityOrZero
     host_backward_ratio: Quantity
@@ -70,7 +72,7 @@ class Software(SourcedSpec):
     optimizer_bytes_per_param: Quantity
     workspace_bytes: QuantityOrZero
 
-    @field_validator("inherits", "calibrated_on", mode="before")
+    @field_validator("inherits", "schedules", "calibrated_on", mode="before")
     @classmethod
     def _as_tuple(cls, value: Any) -> Any:
         return tuple(value) if isinstance(value, list) else value
