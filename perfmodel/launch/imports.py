@@ -90,7 +90,8 @@ def _ordered(scenario: dict[str, Any]) -> dict[str, Any]:
 
 
 def _commands(text: str, table: Table, label: str) -> list[Command]:
-    every = commands(text, label)
+    # `-m` is the interpreter's, not the tool's.
+    every = [[word for word in words if word != "-m"] for words in commands(text, label)]
     started = [words for words in every if _starts(words, table.tool)]
     bare = [words for words in every if words[0].startswith("-")]
     if not started and not bare:

@@ -87,7 +87,7 @@ def _overlap(plan: TrainingRun) -> dict[str, Any]:
 
 
 def megatron_scenario(read: Command, said: Mapping[str, Any], label: str) -> tuple[dict[str, Any], list[str]]:
-    """The scenario of a Megatron command line, with remarks on what it leaves open; `said` are the keys in our comments.
+    """The scenario of a Megatron command line, with remarks on what it leaves open; `said` holds our comments.
 
     Raises `SpecError` for flags that contradict each other.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,9 @@ class Table:
         if name.startswith("--") and (dashed := self._other_spelling(name)) is not None:
             return self.found(dashed, label)
         known = [*self.flags, *self.ignored, *(alias for flag in self.flags.values() for alias in flag.aliases)]
-        raise SpecError(f"{label}: {unknown_name(f'flag of {self.label}', name, known, shown=0)}")
+        near = get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+        hint = f"; nearest: {near[0]!r}" if near else f"; its table has {len(known)} ({self.url})"
+        raise SpecError(f"{label}: unknown flag of {self.label} {name!r}{hint}")
 
     def _other_spelling(self, name: str) -> str | None:
         """argparse of some launchers takes underscores for dashes; a value may stand behind `=`."""
