@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tomllib
 from typing import Any
@@ -122,13 +123,20 @@ def same_training(document: dict[str, Any], scenario: dict[str, Any]) -> None:
 def test_megatron_there_and_back(layout: dict[str, Any], precision: str, moe: bool, packed: bool) -> None:
     more = {"packing": "packed", "mean_seq_len": 1000} if packed else {}
     if moe:
+        precision = "bf16" if precision == "fp16" else precision
         more["model"] = "mixtral-8x7b"
         layout |= {"ep": layout["dp"], "etp": layout["tp"]}
+    if layout["vpp"] > 1 and layout["pp"] == 2:
+        layout["overlap"] = None
     batch = layout["dp"] * layout["micro_batch"] * layout["pp"] * 2
     document = training(layout, precision=precision, global_batch=batch, accelerators=256, **more)
-    exported = export_plan(document, "megatron")
-    imported = import_launch(exported.text, "megatron")
-    assert (imported.ignored, imported.notes) == ((), ())
+    imported = import_launch(export_plan(document, "megatron").text, "megatron")
+    assert {word.split()[0] for word in imported.ignored} <= {
+        "--ckpt-format",
+        "--moe-token-dispatcher-type",
+        "--moe-grouped-gemm",
+    }
+    assert imported.notes == ()
     same_training(document, tomllib.loads(imported.to_toml()))
 
 
@@ -187,7 +195,12 @@ def test_engines_there_and_back(
     )  # fmt: skip
     document["request"] |= {"software": f"{tool}-2025", "model": "mixtral-8x7b"}
     imported = import_launch(export_plan(document, tool).text, tool)
-    assert imported.ignored == ()
+    assert {word.split()[0] for word in imported.ignored} <= {
+        "--port",
+        "--nnodes",
+        "--node-rank",
+        "--dist-init-addr",
+    } | {"--distributed-executor-backend"}
     scenario = tomllib.loads(imported.to_toml())
     wanted = pm.ParallelLayout(**layout | {"dp": dp})
     assert pm.ParallelLayout(**scenario["layout"]) == wanted
@@ -233,8 +246,8 @@ def test_fractions_mean_what_each_engine_means(weights: float, other: float, sha
     for meaning, law in given_back.items():
         fraction = memory_fraction(meaning, held)
         assert 0 <= fraction <= 1
-        # Rounded up by at most a ten-thousandth of the memory, never down.
-        assert -1.0 <= law(fraction) - cache <= 1.01e-4 * capacity
+        # Rounded up by at most a ten-thousandth of the memory; down by bytes, which is no block.
+        assert -100.0 <= law(fraction) - cache <= 1.01e-4 * capacity
 
 
 def test_fractions_of_one_plan_differ() -> None:
@@ -411,6 +424,9 @@ def test_toml_and_yaml() -> None:
 
 
 BAD_PLANS = [
+    (training({"cp": 4}, seq_len=4100), "megatron", r"seq_len: must be a multiple of 2 \* cp = 8 \(got 4100\)"),
+    (training({"dp": 8, "ep": 8}, model="mixtral-8x7b", precision="fp16"), "megatron", "fp16 goes without expert"),
+    (training({"pp": 2, "vpp": 2, "schedule": "interleaved", "overlap": False}), "megatron", "needs pp of 3 or more"),
     (training({"tp": 2, "dp": 3}), "megatron", r"global_batch: 128 is not micro_batch 1 \* dp 3 .*nearest: 129"),
     (training({"tp": 3}), "megatron", "tp: must divide n_heads 32"),
     (training({"tp": 2, "zero_stage": 1, "dp": 4}), "torchtitan", r"has no flag for zero_stage = 1; it takes 0, 2, 3"),
@@ -489,6 +505,7 @@ BAD_FILES = [
     ("vllm serve m --kv-transfer-config {", "vllm", "--kv-transfer-config: must be JSON"),
     ("vllm serve --port 1", "vllm", "names no model"),
     ("vllm serve a\nvllm serve a -tp 2\n", "vllm", "its servers differ"),
+    ("# perfmodel: layout.dp = 'x'\nvllm serve a\n", "vllm", "# perfmodel: layout.dp: must be a whole number >= 1"),
     ("# perfmodel: model = ]\nvllm serve a\n", "vllm", "# perfmodel: model: not a TOML value"),
     ("python -m sglang.launch_server --model m --tp 4 --dp 3 --enable-dp-attention", "sglang", "must divide --tp-size"),
     (TORCHRUN + "--micro-batch-size 3", "megatron", r"--global-batch-size: 64 is not --micro-batch-size 3 \* dp 4"),
@@ -518,6 +535,19 @@ def test_bad_files_are_refused(text: str, tool: str, said: str) -> None:
         import_launch(text, tool)
 
 
+@FEW
+@given(st.sampled_from(IMPORTS), st.data())
+def test_spoilt_files_are_refused_in_our_words(tool: str, data: st.DataObject) -> None:
+    served = tool in ("vllm", "sglang")
+    document = estimated() if served else training({"tp": 2, "dp": 32, "zero_stage": 3})
+    words = export_plan(document, tool).text.split(" ")
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(words) - 1))
+        words[at] = data.draw(st.sampled_from(["", "-1", "x", "'", "{", "0", "= [", "1e9", "--bf16", "true\n"]))
+    with contextlib.suppress(pm.PerfModelError):  # anything else is a defect of ours
+        import_launch(" ".join(words), tool).to_toml()
+
+
 def test_open_questions_are_said() -> None:
     imported = import_launch(
         '{"train_batch_size": "auto", "bf16": {"enabled": true}, "scheduler": {"type": "x"}}', "deepspeed"
@@ -532,6 +562,8 @@ def test_open_questions_are_said() -> None:
     said = import_launch("vllm serve meta-llama/Llama-3.1-8B --max-model-len 4096 --block-size 32", "vllm").notes
     assert any("at most 4096 tokens" in note for note in said)
     assert "--block-size 32: an estimate takes 16 of vllm-2025" in said
+    experts = import_launch("vllm serve mistralai/Mixtral-8x7B-v0.1 -tp 2 -dp 4", "vllm")
+    assert any("shares the experts" in note for note in experts.notes)
 
 
 def test_skeletons_hold_the_plan() -> None:
@@ -544,6 +576,10 @@ def test_skeletons_hold_the_plan() -> None:
     assert "#SBATCH --nodes=8\n" in slurm
     assert '"--rdzv-endpoint=$HEAD_ADDRESS:29500" pretrain_gpt.py' in slurm
     assert "--tensor-model-parallel-size 2" in slurm
+    assert "srun env CUDA_DEVICE_MAX_CONNECTIONS=1 torchrun" in slurm
+    sharded = export_plan(training({"tp": 2, "dp": 32, "zero_stage": 3}), "megatron").text
+    assert "CUDA_DEVICE_MAX_CONNECTIONS" not in sharded
+    assert "--ckpt-format fsdp_dtensor" in sharded
     titan = export_plan(training({"tp": 2, "dp": 32, "zero_stage": 3}, software="torchtitan-2025"), "slurm").text
     assert "-m torchtitan.train" in titan
     assert "--parallelism.tensor_parallel_degree 2" in titan

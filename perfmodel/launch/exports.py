@@ -11,7 +11,7 @@ from perfmodel.errors import PlanError, unknown_name
 from perfmodel.launch.bridge import bridge_function
 from perfmodel.launch.deepspeed import deepspeed_keys, in_script
 from perfmodel.launch.engines import engine_script, model_name, role_command
-from perfmodel.launch.megatron import megatron_flags
+from perfmodel.launch.megatron import megatron_environment, megatron_flags
 from perfmodel.launch.megatron_model import is_written
 from perfmodel.launch.plan import Deployment, TrainingRun, read_plan
 from perfmodel.launch.skeletons import kubernetes_role, kubernetes_training, slurm_role, slurm_training
@@ -67,7 +67,12 @@ def _megatron(plan: TrainingRun, table: Table) -> Exported:
         "--nnodes": table.emitted("--nnodes", nodes),
         "--nproc-per-node": table.emitted("--nproc-per-node", per_node),
     }
-    words = ["torchrun", *(f"{name}={value}" for name, value in launch.items()), "pretrain_gpt.py"]
+    words = [
+        *megatron_environment(plan),
+        "torchrun",
+        *(f"{name}={value}" for name, value in launch.items()),
+        "pretrain_gpt.py",
+    ]
     notes = ["data, tokenizer, learning rate and checkpoints are yours to add"]
     if not is_written(plan.model):
         notes.append(f"model {plan.model.id}: its architecture flags are not written; take those of its recipe")
@@ -102,12 +107,12 @@ def _training_skeleton(plan: TrainingRun, table: Table) -> Exported:
     inner = load_table("megatron")
     if str(plan.scenario.get("software", "")).startswith("torchtitan"):
         flags = {f"--{key}": value for key, value in torchtitan_keys(plan, load_table("torchtitan")).items()}
-        words = ["-m", "torchtitan.train"]
+        words, before = ["-m", "torchtitan.train"], []
     else:
-        flags, words = megatron_flags(plan, inner), ["pretrain_gpt.py"]
+        flags, words, before = megatron_flags(plan, inner), ["pretrain_gpt.py"], megatron_environment(plan)
     write = {"slurm": slurm_training, "kubernetes": kubernetes_training}[table.tool]
     notes = ("data, image and storage are yours to add" if table.tool == "kubernetes" else "account and partition too",)
-    return Exported(_commented(table, plan, write(plan, table, words, flags)), notes)
+    return Exported(_commented(table, plan, write(plan, table, before, words, flags)), notes)
 
 
 _TRAINING: dict[str, Callable[[TrainingRun, Table], Exported]] = {

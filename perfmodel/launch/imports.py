@@ -136,6 +136,8 @@ def _walk(
             ignored.append(name)
         else:
             got[name] = flag.checked(value, label)
+            if not flag.carries:
+                ignored.append(name)
 
 
 def _below_ignored(name: str, table: Table) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from perfmodel.errors import SpecError
+from perfmodel.errors import PlanError, SpecError
 from perfmodel.launch.megatron_model import model_flags, model_from_flags
 from perfmodel.launch.pipeline import parse_layout_string
 from perfmodel.launch.plan import TrainingRun
@@ -20,7 +20,7 @@ from perfmodel.launch.training_flags import (
     sharding_strategy,
 )
 
-__all__ = ["megatron_flags", "megatron_scenario"]
+__all__ = ["megatron_environment", "megatron_flags", "megatron_scenario"]
 
 _PRECISIONS: dict[str, dict[str, Any]] = {
     "bf16": {"--bf16": True},
@@ -39,8 +39,9 @@ def megatron_flags(plan: TrainingRun, table: Table) -> dict[str, Any]:
         table,
         plan,
         {"schedule": ("1f1b", "interleaved"), "optimizer": OPTIMIZERS, "overlap": (None, False)}
-        | {"attention_dp": (1,), "recompute_modules": (layout.recompute_modules,)},
+        | {"attention_dp": (1,)},
     )
+    _check_as_megatron_does(table, plan)
     flags = {f"--{name.replace('_', '-')}": value for name, value in core_flags(plan).items()}
     if layout.vpp > 1:
         flags["--num-virtual-stages-per-pipeline-rank"] = layout.vpp
@@ -54,9 +55,32 @@ def megatron_flags(plan: TrainingRun, table: Table) -> dict[str, Any]:
         "--optimizer": OPTIMIZERS[asked.get("optimizer", "adam-mixed")],
         **_sharding(plan),
         **_overlap(plan),
-        **model_flags(plan.model),
+        **model_flags(plan.model, asked["seq_len"]),
     }
+    if plan.model.experts is not None:
+        flags["--moe-token-dispatcher-type"] = "alltoall"
+        flags["--moe-grouped-gemm"] = asked.get("precision") != "fp16"
     return {name: table.emitted(name, value) for name, value in flags.items()}
+
+
+def megatron_environment(plan: TrainingRun) -> list[str]:
+    """What stands before the command: tensor and context parallelism want one queue to the device, sharding more."""
+    layout = plan.layout
+    one_queue = (layout.tp > 1 or layout.cp > 1) and not sharding_strategy(layout)
+    return ["env", "CUDA_DEVICE_MAX_CONNECTIONS=1"] if one_queue else []
+
+
+def _check_as_megatron_does(table: Table, plan: TrainingRun) -> None:
+    """Raise `PlanError` for what Megatron's own checks of its arguments refuse."""
+    layout, asked = plan.layout, plan.scenario
+    if layout.cp > 1 and asked["seq_len"] % (2 * layout.cp):
+        raise PlanError(
+            f"{table.label}: seq_len: must be a multiple of 2 * cp = {2 * layout.cp} (got {asked['seq_len']})"
+        )
+    if layout.ep > 1 and asked.get("precision") == "fp16":
+        raise PlanError(f"{table.label}: precision: fp16 goes without expert parallelism (got ep {layout.ep})")
+    if layout.overlap is False and layout.vpp > 1 and layout.pp < 3:
+        raise PlanError(f"{table.label}: overlap: false with chunks needs pp of 3 or more (got {layout.pp})")
 
 
 def _offload(table: Table, plan: TrainingRun, offloaded: dict[str, float]) -> dict[str, Any]:
@@ -74,6 +98,7 @@ def _sharding(plan: TrainingRun) -> dict[str, Any]:
     flags: dict[str, Any] = {"--use-distributed-optimizer": True}
     if strategy := sharding_strategy(layout):
         flags |= {"--use-megatron-fsdp": True, "--data-parallel-sharding-strategy": strategy}
+        flags["--ckpt-format"] = "fsdp_dtensor"  # the only one that it takes
     if layout.dp_shard is not None:
         flags["--num-distributed-optimizer-instances"] = layout.dp // layout.dp_shard
     return flags
@@ -127,6 +152,8 @@ def _chunks(got: Mapping[str, Any], model: Any, said: Mapping[str, Any], pp: int
     n_layers = got.get("--num-layers")
     vpp = got.get("--num-virtual-stages-per-pipeline-rank", 1)
     if (each := got.get("--num-layers-per-virtual-pipeline-stage")) is not None:
+        ends = ("--account-for-embedding-in-pipeline-split", "--account-for-loss-in-pipeline-split")
+        n_layers = None if n_layers is None else n_layers + sum(flag in got for flag in ends)
         if n_layers is None or n_layers % (pp * each):
             raise SpecError(
                 f"{label}: --num-layers-per-virtual-pipeline-stage: {each} layers on {pp} stages must divide "

@@ -27,8 +27,8 @@ def is_written(model: Architecture) -> bool:
     return model.mixers == ("attention",) and len(model.ffns) == 1 and model.norm in _NORMS and model.head == "lm"
 
 
-def model_flags(model: Architecture) -> dict[str, Any]:
-    """The size flags of a model, none for one that they cannot describe."""
+def model_flags(model: Architecture, seq_len: int) -> dict[str, Any]:
+    """The size flags of a model trained on so long sequences, none for one that they cannot describe."""
     if not is_written(model):
         return {}
     flags: dict[str, Any] = {
@@ -37,7 +37,7 @@ def model_flags(model: Architecture) -> dict[str, Any]:
         "--ffn-hidden-size": model.d_ff,
         "--num-attention-heads": model.n_heads,
         "--kv-channels": model.d_head,
-        "--max-position-embeddings": model.max_seq_len,
+        "--max-position-embeddings": max(model.max_seq_len, seq_len),
         "--position-embedding-type": "learned_absolute" if model.learned_positions else "rope",
         "--vocab-size": model.vocab_size,
         "--normalization": _NORMS[model.norm],
@@ -60,8 +60,6 @@ def _expert_flags(model: Architecture) -> dict[str, Any]:
         "--num-experts": experts.n_experts,
         "--moe-router-topk": experts.experts_per_token,
         "--moe-ffn-hidden-size": experts.d_ff,
-        "--moe-token-dispatcher-type": "alltoall",
-        "--moe-grouped-gemm": True,
     }
     if experts.n_shared:
         flags["--moe-shared-expert-intermediate-size"] = experts.shared_d_ff
@@ -76,7 +74,7 @@ def model_from_flags(got: Mapping[str, Any], said: Mapping[str, Any], label: str
     """
     sizes = {name: got[name] for name in _FLAGS if name in got}
     if "model" in said:
-        named = model_flags(load_model(said["model"]))
+        named = model_flags(load_model(said["model"]), got.get("--seq-length", 1))
         if sizes == {name: value for name, value in named.items() if name in _FLAGS}:
             return said["model"], []
     missing = [name for name in _NEEDED if name not in sizes]
@@ -90,17 +88,19 @@ def model_from_flags(got: Mapping[str, Any], said: Mapping[str, Any], label: str
 
 
 def _made(sizes: Mapping[str, Any], got: Mapping[str, Any], label: str) -> dict[str, Any]:
-    biased = "--disable-bias-linear" not in sizes
+    biased, gated, width = "--disable-bias-linear" not in sizes, "--swiglu" in sizes, sizes["--hidden-size"]
+    # Megatron keeps a gated layer as large as a plain one of four times the width.
+    usual = int((4 * width * 2 / 3) / 64) * 64 if gated else 4 * width
     made: dict[str, Any] = {
         "model_type": OWN_FAMILY,
         "n_layers": sizes["--num-layers"],
-        "d_model": sizes["--hidden-size"],
-        "d_ff": sizes.get("--ffn-hidden-size", 4 * sizes["--hidden-size"]),
+        "d_model": width,
+        "d_ff": sizes.get("--ffn-hidden-size", usual),
         "n_heads": sizes["--num-attention-heads"],
         "vocab_size": sizes["--vocab-size"],
         "max_seq_len": sizes.get("--max-position-embeddings", got.get("--seq-length", 2048)),
-        "gated_mlp": "--swiglu" in sizes,
-        "activation": "silu" if "--swiglu" in sizes else "gelu",
+        "gated_mlp": gated,
+        "activation": "silu" if gated else "gelu",
         "norm": "rmsnorm" if sizes.get("--normalization") == "RMSNorm" else "layernorm",
         "norm_bias": sizes.get("--normalization") != "RMSNorm",
         "attention_bias": biased or "--add-qkv-bias" in sizes,
@@ -114,14 +114,14 @@ def _made(sizes: Mapping[str, Any], got: Mapping[str, Any], label: str) -> dict[
     if "--group-query-attention" in sizes:
         made["n_kv_heads"] = sizes.get("--num-query-groups", 1)
     if "--num-experts" in sizes:
-        made |= _experts(sizes, label)
+        made |= _experts(sizes, made["d_ff"], label)
     # The embedding is cut by tensor parallelism: Megatron pads it to a multiple of both.
     unit = sizes.get("--make-vocab-size-divisible-by", 128) * got.get("--tensor-model-parallel-size", 1)
     return made | {"vocab_padded": ceil(made["vocab_size"] / unit) * unit}
 
 
-def _experts(sizes: Mapping[str, Any], label: str) -> dict[str, Any]:
-    width = sizes.get("--moe-ffn-hidden-size", sizes.get("--ffn-hidden-size", 4 * sizes["--hidden-size"]))
+def _experts(sizes: Mapping[str, Any], d_ff: int, label: str) -> dict[str, Any]:
+    width = sizes.get("--moe-ffn-hidden-size", d_ff)
     shared = sizes.get("--moe-shared-expert-intermediate-size", 0)
     found: dict[str, Any] = {
         "experts": {

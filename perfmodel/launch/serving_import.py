@@ -63,18 +63,29 @@ def serving_scenario(
     got = chosen[0].values
     notes: list[str] = []
     layout = {"tp": 1, "pp": 1, "dp": 1, "ep": 1} | _layout(got, table, label)
-    layout["dp"] *= said["layout.dp"] if "layout.dp" in said else len(chosen)
+    layout["dp"] *= _count(said, "layout.dp", label) or len(chosen)
     scenario = _model(chosen[0], got, said, label) | _precisions(got, said, table, notes)
     scenario |= {"software": said.get("software", _SOFTWARE[table.tool]), "layout": layout}
     batch = _first(got, table, "max_batch")
     if batch is not None and "arrival_rate_per_s" not in said:
         groups = layout["dp"] * layout.get("attention_dp", 1)
-        same = "concurrency" in said and ceil_div(said["concurrency"], groups) == batch
-        scenario["concurrency"] = said["concurrency"] if same else batch * groups
+        asked = _count(said, "concurrency", label)
+        same = asked is not None and ceil_div(asked, groups) == batch
+        scenario["concurrency"] = asked if same else batch * groups
     context = _first(got, table, "context")
     if context is not None and not set(_LOAD) <= said.keys():
         notes.append(f"requests of at most {context} tokens: prompt_tokens and output_tokens are not said")
+    if got.get("--data-parallel-size", 1) > 1 and "attention_dp" not in layout and _has_experts(scenario["model"]):
+        notes.append("--data-parallel-size: vLLM shares the experts among its ranks; priced as whole replicas")
     return scenario, notes + _unpriced(got, table, scenario["software"])
+
+
+def _count(said: Mapping[str, Any], key: str, label: str) -> int | None:
+    """A whole number in our own comments, None where they do not have it."""
+    value = said.get(key)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise SpecError(f"{label}: # perfmodel: {key}: must be a whole number >= 1 (got {value!r})")
+    return value
 
 
 def _first(got: Mapping[str, Any], table: Table, carries: str) -> Any:
@@ -95,6 +106,10 @@ def _layout(got: Mapping[str, Any], table: Table, label: str) -> dict[str, int]:
     if "--enable-expert-parallel" in got:  # all ranks hold experts, and attention is what runs data-parallel
         return layout | {"tp": tp * dp, "ep": tp * dp, "dp": 1} | ({"attention_dp": dp} if dp > 1 else {})
     return layout
+
+
+def _has_experts(model: Any) -> bool:
+    return model in registry.ids("models") and load_model(model).experts is not None
 
 
 @cache

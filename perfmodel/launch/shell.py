@@ -128,6 +128,8 @@ def read_command(words: list[str], table: Table, label: str) -> Command:
             while rest and not _is_flag(rest[0]) and (flag.type == "texts" or not taken):
                 taken.append(rest.pop(0))
         values[flag.name] = _value(flag, taken, label)
+        if not flag.carries:
+            ignored.append(" ".join([name, *taken]))
     return Command(values, tuple(free), tuple(ignored))
 
 

@@ -16,13 +16,15 @@ _RESOURCES = {"NVIDIA": "nvidia.com/gpu", "AMD": "amd.com/gpu", "Google": "googl
 _PORT = 29500
 
 
-def slurm_training(plan: TrainingRun, table: Table, words: list[str], flags: dict[str, Any]) -> str:
-    """A batch script that starts one torchrun on each node; `words` and `flags` are the training script's."""
+def slurm_training(plan: TrainingRun, table: Table, before: list[str], words: list[str], flags: dict[str, Any]) -> str:
+    """A batch script that starts one torchrun on each node; `words` and `flags` are the training script's, `before`
+    stands in front of torchrun.
+    """
     nodes, per_node = plan.nodes
     whole = per_node == plan.cluster.accelerators_per_node
     about = _directives(table, f"train-{_name(plan.model.id)}", nodes, per_node, {"--exclusive": True} if whole else {})
     lines = ["HEAD_ADDRESS=$(scontrol show hostnames $SLURM_JOB_NODELIST | head -n 1)\n"]
-    torchrun = ["srun", *_torchrun(nodes, per_node), f"--rdzv-endpoint=$HEAD_ADDRESS:{_PORT}", *words]
+    torchrun = ["srun", *before, *_torchrun(nodes, per_node), f"--rdzv-endpoint=$HEAD_ADDRESS:{_PORT}", *words]
     return "".join([about, *lines, command(torchrun, flags)])
 
 
@@ -58,7 +60,9 @@ def _torchrun(nodes: int, per_node: int) -> list[str]:
     return ["torchrun", f"--nnodes={nodes}", f"--nproc-per-node={per_node}", "--rdzv-backend=c10d"]
 
 
-def kubernetes_training(plan: TrainingRun, table: Table, words: list[str], flags: dict[str, Any]) -> str:
+def kubernetes_training(
+    plan: TrainingRun, table: Table, before: list[str], words: list[str], flags: dict[str, Any]
+) -> str:
     """An indexed Job of one pod a node, and the headless Service by which the pods find the first one."""
     nodes, per_node = plan.nodes
     name = f"train-{_name(plan.model.id)}"
@@ -66,7 +70,7 @@ def kubernetes_training(plan: TrainingRun, table: Table, words: list[str], flags
         "apiVersion": "v1", "kind": "Service", "metadata.name": name,
         "spec.clusterIP": "None", "spec.selector.job-name": name,
     }  # fmt: skip
-    run = [*_torchrun(nodes, per_node), f"--rdzv-endpoint={name}-0.{name}:{_PORT}", *words]
+    run = [*before, *_torchrun(nodes, per_node), f"--rdzv-endpoint={name}-0.{name}:{_PORT}", *words]
     job = {
         "apiVersion": "batch/v1", "kind": "Job", "metadata.name": name,
         "spec.completionMode": "Indexed", "spec.completions": nodes, "spec.parallelism": nodes,
