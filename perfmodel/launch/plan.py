@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -237,7 +238,7 @@ def _roles_of(
     if decision is None:
         return {"serve": _estimated(label, document, asked, software, usual)}
     mode = decision.get("mode")
-    if mode not in _MODES:
+    if not isinstance(mode, str) or mode not in _MODES:
         raise PlanError(f"{label}: decision: {unknown_name('mode', mode, _MODES)}")
     missing = [name for name in _MODES[mode] if not isinstance(decision.get(name), Mapping)]
     if missing:
@@ -254,9 +255,14 @@ def _estimated(
         raise SpecError(f"{label}: layout: missing or not a table")
     if document.get("fits") is False:
         raise PlanError(f"{label}: does not fit: the weights leave no room for one request of {usual} tokens")
-    replicas = int(layout.get("dp", 1))
-    held = int(document.get("max_concurrency", 0)) // replicas
+    replicas = ParallelLayout(**layout).dp
+    places = document.get("max_concurrency")
+    if isinstance(places, bool) or not isinstance(places, int):
+        raise SpecError(f"{label}: max_concurrency: missing or not a whole number (got {places!r})")
+    held = places // replicas
     concurrency = asked.get("concurrency")
+    if concurrency is not None:
+        _whole(label, asked, "concurrency")
     batch = min(software.max_batch, held) if concurrency is None else int(ceil_div(concurrency, replicas))
     kept = ("kv_blocks", "block_tokens", "memory_bytes")
     return {key: document[key] for key in kept if key in document} | {
@@ -311,13 +317,24 @@ def _memory(
     prediction = document.get("prediction") or {}
     found = part.get("memory_bytes") or prediction.get(name, {}).get("memory_bytes") or prediction.get("memory_bytes")
     if isinstance(found, Mapping):
-        other = found["activations"] + found["workspace"]
-        return Bytes(found["weights"], found["kv_cache"], other, found["capacity"])
+        given = {key: _byte_count(f"{name}: memory_bytes", found, key) for key in _HELD}
+        other = given["activations"] + given["workspace"]
+        return Bytes(given["weights"], given["kv_cache"], other, given["capacity"])
     capacity = float(cluster.accelerator.capacity_bytes)
     held = ServingMemory(model, software, layout, make_precisions(**precisions), capacity)
     other = held.activations(float(numbers["max_batched_tokens"]), float(numbers["max_batch"]))
     cache = part["kv_blocks"] * held.block_bytes
     return Bytes(held.weights, cache, float(other) + float(software.workspace_bytes), capacity)
+
+
+_HELD = ("weights", "kv_cache", "activations", "workspace", "capacity")
+
+
+def _byte_count(where: str, table: Mapping[str, Any], key: str) -> float:
+    value = table.get(key)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        raise SpecError(f"{where}: {key}: must be a number of bytes (got {value!r})")
+    return float(value)
 
 
 def _check_cache(label: str, role: Role, context: int, usual: int) -> None:

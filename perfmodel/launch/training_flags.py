@@ -94,6 +94,6 @@ def _recomputed(layout: ParallelLayout) -> dict[str, Any]:
 
 def precision_word(table: Table, words: Mapping[str, Any], precision: str) -> Any:
     """What a tool calls a precision; raises `PlanError` where it has no word for it."""
-    if precision not in words:
+    if not isinstance(precision, str) or precision not in words:
         raise PlanError(f"{table.label}: precision: {unknown_name('value', precision, words)}")
     return words[precision]
