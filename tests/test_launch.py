@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import tomllib
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -299,6 +300,35 @@ def test_split_deployments() -> None:
             import_launch(text, tool, role="decod")
 
 
+def test_a_workload_of_many_lengths() -> None:
+    document = serving()
+    document["request"] = {key: value for key, value in document["request"].items() if not key.endswith("_tokens")}
+    lengths = {"prompt_tokens": {"mean": 1000, "p99": 6000.5}, "output_tokens": {"mean": 200, "p90": 500}}
+    document["request"]["workload"] = lengths | {"arrival_rate_per_s": 3.0}
+    text = export_plan(document, "vllm").text
+    assert "--max-model-len 6501 " in text  # the longest that is said
+    scenario = import_launch(text, "vllm").scenario
+    wanted = {"prompt_tokens": 1000, "output_tokens": 200, "arrival_rate_per_s": 3.0}
+    assert wanted.items() <= scenario.items()
+    # A prefill server keeps prompts, a decode server whole requests.
+    split = serving("disaggregated", kv_blocks=64 * 65, max_batch=64)
+    with pytest.raises(PlanError, match="decode: max_batch 64 does not fit"):
+        export_plan(split, "vllm")
+
+
+def test_a_bridge_configuration_runs() -> None:
+    layout = {"tp": 2, "pp": 4, "dp": 8, "vpp": 2, "schedule": "interleaved", "recompute": "full", "zero_stage": 3}
+    text = export_plan(training(layout), "megatron-bridge").text
+    parts = ("model", "dataset", "train", "optimizer", "ddp", "dist")
+    found: dict[str, Any] = {}
+    exec(text, found)
+    cfg = found["configure"](SimpleNamespace(**{name: SimpleNamespace() for name in parts}))
+    assert (cfg.model.tensor_model_parallel_size, cfg.model.virtual_pipeline_model_parallel_size) == (2, 2)
+    assert (cfg.train.micro_batch_size, cfg.train.global_batch_size, cfg.dataset.seq_length) == (1, 128, 4096)
+    assert (cfg.model.recompute_granularity, cfg.model.recompute_method) == ("full", "uniform")
+    assert cfg.ddp.data_parallel_sharding_strategy == "optim_grads_params"
+
+
 def test_attention_groups_are_each_engines_own() -> None:
     document = serving(layout={"tp": 8, "ep": 8, "attention_dp": 8}, max_batch=128)
     document["request"] |= {"model": "mixtral-8x22b", "software": "vllm-2025"}
@@ -450,6 +480,7 @@ BAD_PLANS = [
     (serving(max_batch=1.5), "vllm", r"serve: max_batch: must be a whole number >= 1 \(got 1.5\)"),
     (serving(replicas=0), "vllm", r"serve: replicas: must be a whole number >= 1 \(got 0\)"),
     (serving(layout={"tp": 8, "attention_dp": 3}), "vllm", r"attention_dp: must divide tp 8 \(got 3\)"),
+    (serving(layout={"tp": 4, "dp": 3}), "vllm", "replicas: 2 and layout dp 3 contradict each other"),
     (serving(layout={"tq": 8}), "vllm", "unknown key 'tq'; nearest: 'tp'"),
     (serving(layout={"tp": 16}), "kubernetes", "serve: a replica spans 2 nodes"),
     (serving(layout={"tp": 12}), "vllm", "must fill nodes of 8 evenly"),

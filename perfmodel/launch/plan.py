@@ -22,6 +22,7 @@ __all__ = ["Bytes", "Deployment", "Role", "TrainingRun", "normal_layout", "read_
 
 _TRAINING = ("perfmodel/training-plan/1", "perfmodel/training-estimate/1")
 _SERVING = ("perfmodel/serving-plan/1", "perfmodel/serving-estimate/1")
+_REQUEST = ("prompt_tokens", "output_tokens")
 _LENGTHS = ("p99", "p90", "mean")
 _MODES = {"aggregated": ("serve",), "disaggregated": ("prefill", "decode")}
 
@@ -202,8 +203,11 @@ def _deployment(label: str, document: Mapping[str, Any], request: Mapping[str, A
     software = load_serving_software(asked.get("software"))
     workload = asked.get("workload")
     lengths = workload if isinstance(workload, Mapping) else asked
-    context = sum(_length(label, lengths, key, largest=True) for key in ("prompt_tokens", "output_tokens"))
-    usual = sum(_length(label, lengths, key, largest=False) for key in ("prompt_tokens", "output_tokens"))
+    context = sum(_length(label, lengths, key, largest=True) for key in _REQUEST)
+    mean = {key: _length(label, lengths, key, largest=False) for key in _REQUEST}
+    rate = {key: lengths[key] for key in ("arrival_rate_per_s",) if lengths.get(key) is not None}
+    asked |= mean | rate
+    usual = sum(mean.values())
     parts = _roles_of(label, document, asked, decision, software, usual)
     first = next(iter(parts.values()))
     chosen = {key: first.get(key) or asked.get(key) for key in ("weights", "activations", "kv_cache")}
@@ -211,7 +215,8 @@ def _deployment(label: str, document: Mapping[str, Any], request: Mapping[str, A
     words = {name: getattr(precisions, name) for name in ("weights", "activations", "kv_cache")}
     roles = tuple(_role(label, name, part, document, software, model, cluster, words) for name, part in parts.items())
     for role in roles:
-        _check_cache(label, role, context, usual)
+        # A prefill server hands its cache on with the first token.
+        _check_cache(label, role, context, mean["prompt_tokens"] + 1 if role.name == "prefill" else usual)
     mode = "disaggregated" if len(roles) > 1 else "aggregated"
     return Deployment(asked | {"software": software.id}, mode, roles, context, words, model, cluster)
 
@@ -291,6 +296,8 @@ def _role(
     numbers |= {key: part[key] for key in (*numbers, "max_batch", "replicas") if part.get(key) is not None}
     numbers.setdefault("replicas", layout.dp)
     _whole(where, numbers, "block_tokens", "max_batched_tokens", "max_batch", "replicas")
+    if layout.dp not in (1, numbers["replicas"]):
+        raise PlanError(f"{where}: replicas: {numbers['replicas']} and layout dp {layout.dp} contradict each other")
     blocks = part.get("kv_blocks")
     if isinstance(blocks, bool) or not isinstance(blocks, int) or blocks < 0:
         raise PlanError(f"{where}: kv_blocks: must be a whole number >= 0 (got {blocks!r})")
