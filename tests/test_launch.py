@@ -410,6 +410,16 @@ def test_a_script_as_people_write_it() -> None:
     assert tomllib.loads(imported.to_toml())["model"] == scenario["model"]
 
 
+def test_sizes_alone_make_the_same_model() -> None:
+    for id in ("llama-3.1-8b", "mixtral-8x7b", "megatron-18.4b"):
+        layout = {"tp": 8, "dp": 8}
+        text = export_plan(training(layout, model=id, seq_len=2048), "megatron").text
+        bare = "".join(line for line in text.splitlines(keepends=True) if not line.startswith("#"))
+        made, zoo = pm.load_model(import_launch(bare, "megatron").scenario["model"]), pm.load_model(id)
+        assert (made.n_params, made.vocab_padded) == (zoo.n_params, zoo.vocab_padded)
+        assert made.kv_cache_bytes_per_token("bf16") == zoo.kv_cache_bytes_per_token("bf16")
+
+
 def test_the_sizes_in_a_command_stand_over_the_comment() -> None:
     text = export_plan(training({"tp": 2, "dp": 32}), "megatron").text
     assert import_launch(text, "megatron").scenario["model"] == "llama-3.1-8b"

@@ -290,7 +290,7 @@ def _import(parser: argparse.ArgumentParser) -> None:
 def _tool(parser: argparse.ArgumentParser, flag: str, dest: str, names: tuple[str, ...]) -> None:
     parser.add_argument(flag, dest=dest, metavar="TOOL", choices=names, required=True, help=", ".join(names))
     action: Any = parser.add_argument(
-        "--version", dest="version_of", metavar="V", help="version of the tool (default: the one priced)"
+        "--version", dest="version_of", metavar="V", help="version of the tool; the written file names it"
     )
     action.completer = _tool_versions
 

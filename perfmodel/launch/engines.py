@@ -18,7 +18,7 @@ from perfmodel.launch.tables import Table
 from perfmodel.launch.text import command, tables_of, yaml_text
 from perfmodel.specs.architecture import Architecture
 
-__all__ = ["engine_script", "memory_fraction", "model_name", "role_command"]
+__all__ = ["engine_script", "memory_fraction", "model_name", "role_command", "zoo_model"]
 
 _PORTS = {"serve": 8000, "prefill": 8100, "decode": 8200}
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16"}

@@ -55,7 +55,7 @@ def megatron_flags(plan: TrainingRun, table: Table) -> dict[str, Any]:
         "--optimizer": OPTIMIZERS[asked.get("optimizer", "adam-mixed")],
         **_sharding(plan),
         **_overlap(plan),
-        **model_flags(plan.model, asked["seq_len"]),
+        **model_flags(plan.model, asked["seq_len"], layout.tp),
     }
     if plan.model.experts is not None:
         flags["--moe-token-dispatcher-type"] = "alltoall"

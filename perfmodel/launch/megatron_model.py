@@ -14,6 +14,7 @@ __all__ = ["is_written", "model_flags", "model_from_flags"]
 
 _NORMS = {"rmsnorm": "RMSNorm", "layernorm": "LayerNorm"}
 _NEEDED = ("--num-layers", "--hidden-size", "--num-attention-heads", "--vocab-size")
+_USUAL_UNIT = 128
 _FLAGS = (
     *_NEEDED, "--ffn-hidden-size", "--kv-channels", "--group-query-attention", "--num-query-groups",
     "--max-position-embeddings", "--position-embedding-type", "--make-vocab-size-divisible-by", "--normalization",
@@ -27,8 +28,8 @@ def is_written(model: Architecture) -> bool:
     return model.mixers == ("attention",) and len(model.ffns) == 1 and model.norm in _NORMS and model.head == "lm"
 
 
-def model_flags(model: Architecture, seq_len: int) -> dict[str, Any]:
-    """The size flags of a model trained on so long sequences, none for one that they cannot describe."""
+def model_flags(model: Architecture, seq_len: int, tp: int) -> dict[str, Any]:
+    """The size flags of a model trained on so long sequences in `tp` parts, none for one that they cannot describe."""
     if not is_written(model):
         return {}
     flags: dict[str, Any] = {
@@ -46,11 +47,23 @@ def model_flags(model: Architecture, seq_len: int) -> dict[str, Any]:
         "--add-qkv-bias": model.attention_bias and not model.mlp_bias,
         "--untie-embeddings-and-output-weights": not model.tied_embeddings,
     }
+    if (unit := _vocabulary_unit(model, tp)) != _USUAL_UNIT:
+        flags["--make-vocab-size-divisible-by"] = unit
     if model.n_kv_heads != model.n_heads:
         flags |= {"--group-query-attention": True, "--num-query-groups": model.n_kv_heads}
     if model.experts is not None:
         flags |= _expert_flags(model)
     return {name: value for name, value in flags.items() if value is not False}
+
+
+def _vocabulary_unit(model: Architecture, tp: int) -> int:
+    """What the rows of the embedding must divide by, so that Megatron pads them as the model says."""
+    units = (_USUAL_UNIT // 2**power for power in range(_USUAL_UNIT.bit_length()))
+    return next((unit for unit in units if _padded(model.vocab_size, unit * tp) == model.vocab_padded), _USUAL_UNIT)
+
+
+def _padded(vocab_size: int, unit: int) -> int:
+    return ceil(vocab_size / unit) * unit
 
 
 def _expert_flags(model: Architecture) -> dict[str, Any]:
@@ -74,7 +87,8 @@ def model_from_flags(got: Mapping[str, Any], said: Mapping[str, Any], label: str
     """
     sizes = {name: got[name] for name in _FLAGS if name in got}
     if "model" in said:
-        named = model_flags(load_model(said["model"]), got.get("--seq-length", 1))
+        tp = got.get("--tensor-model-parallel-size", 1)
+        named = model_flags(load_model(said["model"]), got.get("--seq-length", 1), tp)
         if sizes == {name: value for name, value in named.items() if name in _FLAGS}:
             return said["model"], []
     missing = [name for name in _NEEDED if name not in sizes]
@@ -116,8 +130,8 @@ def _made(sizes: Mapping[str, Any], got: Mapping[str, Any], label: str) -> dict[
     if "--num-experts" in sizes:
         made |= _experts(sizes, made["d_ff"], label)
     # The embedding is cut by tensor parallelism: Megatron pads it to a multiple of both.
-    unit = sizes.get("--make-vocab-size-divisible-by", 128) * got.get("--tensor-model-parallel-size", 1)
-    return made | {"vocab_padded": ceil(made["vocab_size"] / unit) * unit}
+    unit = sizes.get("--make-vocab-size-divisible-by", _USUAL_UNIT) * got.get("--tensor-model-parallel-size", 1)
+    return made | {"vocab_padded": _padded(made["vocab_size"], unit)}
 
 
 def _experts(sizes: Mapping[str, Any], d_ff: int, label: str) -> dict[str, Any]:

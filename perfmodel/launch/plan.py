@@ -18,7 +18,7 @@ from perfmodel.specs.huggingface import load_model
 from perfmodel.specs.serving_software import ServingSoftware, load_serving_software
 from perfmodel.specs.software import load_software
 
-__all__ = ["Bytes", "Deployment", "Role", "TrainingRun", "normal_layout", "read_plan"]
+__all__ = ["Bytes", "Deployment", "Role", "TrainingRun", "nodes_of", "normal_layout", "read_plan"]
 
 _TRAINING = ("perfmodel/training-plan/1", "perfmodel/training-estimate/1")
 _SERVING = ("perfmodel/serving-plan/1", "perfmodel/serving-estimate/1")

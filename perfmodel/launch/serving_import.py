@@ -14,7 +14,7 @@ from perfmodel.ops import ceil_div
 from perfmodel.specs import registry
 from perfmodel.specs.huggingface import load_model
 
-__all__ = ["ROLES", "pick_role", "serving_scenario"]
+__all__ = ["ROLES", "pick_role", "role_of", "serving_scenario"]
 
 ROLES = ("serve", "prefill", "decode")
 _SOFTWARE = {"vllm": "vllm-2025", "sglang": "sglang-2025"}

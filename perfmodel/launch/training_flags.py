@@ -15,6 +15,7 @@ __all__ = [
     "CP_EXCHANGE",
     "OPTIMIZERS",
     "core_flags",
+    "precision_word",
     "refuse_unless",
     "sharding_strategy",
     "uncarried",
