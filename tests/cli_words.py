@@ -34,3 +34,19 @@ def replaced(flag: str, value: str) -> list[str]:
 
 
 PLAN, ESTIMATE = ["plan", "training"], ["estimate", "training"]
+EXPORT, IMPORT = ["export"], ["import"]
+TOOLS = (
+    "vllm",
+    "sglang",
+    "tensorrt-llm",
+    "megatron",
+    "megatron-bridge",
+    "torchtitan",
+    "deepspeed",
+    "slurm",
+    "kubernetes",
+)
+READ_BACK = ("megatron", "deepspeed", "torchtitan", "vllm", "sglang")
+SERVED = (
+    "--model llama-3.1-70b --cluster dgx-h100 --tp 4 --dp 2 --prompt-tokens 1024 --output-tokens 256 --concurrency 64"
+)

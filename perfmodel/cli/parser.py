@@ -26,7 +26,7 @@ from perfmodel.cli.options import (
 )
 from perfmodel.errors import PlanError, unknown_name
 
-__all__ = ["LISTS", "SCHEMAS", "build_parser", "parse"]
+__all__ = ["EXPORT_TOOLS", "IMPORT_TOOLS", "LISTS", "SCHEMAS", "SERVER_ROLES", "build_parser", "parse"]
 
 LISTS = ("models", "hardware", "software", "formulas", "published", "systems")
 SCHEMAS = (
@@ -42,6 +42,20 @@ SCHEMAS = (
     "model",
     "software",
 )
+# The names of perfmodel.launch, written again: importing it would cost more than the whole of `perfmodel --help`.
+EXPORT_TOOLS = (
+    "vllm",
+    "sglang",
+    "tensorrt-llm",
+    "megatron",
+    "megatron-bridge",
+    "torchtitan",
+    "deepspeed",
+    "slurm",
+    "kubernetes",
+)
+IMPORT_TOOLS = ("megatron", "deepspeed", "torchtitan", "vllm", "sglang")
+SERVER_ROLES = ("serve", "prefill", "decode")
 _METAVARS = {
     "whole": "N",
     "number": "X",
@@ -54,12 +68,14 @@ _METAVARS = {
 _COMMANDS = "perfmodel.cli.commands"
 _CATALOGUE = "perfmodel.cli.catalogue"
 _KERNELS = "perfmodel.cli.kernels"
+_LAUNCH = "perfmodel.cli.launch"
 _EPILOG = """\
 examples:
   perfmodel plan training --model llama-3.1-405b --cluster dgx-h100 --accelerators 16384 \\
       --global-batch 2048 --seq-len 8192 --precision bf16 --tokens 15.6e12
   perfmodel plan training -f scenario.toml --json -o plan.json
   perfmodel estimate training -f plan.json --micro-batch 2
+  perfmodel export plan.json --to megatron -o train.sh
   perfmodel explain ring_all_reduce_time
   perfmodel list models
 
@@ -108,6 +124,8 @@ def build_parser() -> argparse.ArgumentParser:
     for name, text, fill in (
         ("plan", "find the best way to do it", _plan),
         ("estimate", "price one given way to do it", _estimate),
+        ("export", "a plan as the launch file of another tool", _export),
+        ("import", "the launch file of another tool as a scenario", _import),
         ("explain", "the equation, units, validity and source of a formula", _explain),
         ("list", "what is on the shelf", _list),
         ("show", "one thing from the shelf, with the source of every number", _show),
@@ -250,6 +268,33 @@ def _estimate(parser: argparse.ArgumentParser) -> None:
         _output(kernel)
 
 
+def _export(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=f"{_LAUNCH}:export_plan")
+    parser.add_argument("plan", metavar="PLAN", help="JSON of plan or estimate training|serving; - is standard input")
+    _tool(parser, "--to", "to", EXPORT_TOOLS)
+    parser.add_argument("-o", "--output", metavar="FILE", help="write there instead, whole or not at all")
+
+
+def _import(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=f"{_LAUNCH}:import_launch")
+    parser.add_argument(
+        "launch_file", metavar="FILE", help="script, command line, TOML or JSON of the tool; - is standard input"
+    )
+    _tool(parser, "--from", "origin", IMPORT_TOOLS)
+    parser.add_argument(
+        "--role", metavar="ROLE", choices=SERVER_ROLES, help=f"server of a split deployment: {', '.join(SERVER_ROLES)}"
+    )
+    _output(parser)
+
+
+def _tool(parser: argparse.ArgumentParser, flag: str, dest: str, names: tuple[str, ...]) -> None:
+    parser.add_argument(flag, dest=dest, metavar="TOOL", choices=names, required=True, help=", ".join(names))
+    action: Any = parser.add_argument(
+        "--version", dest="version_of", metavar="V", help="version of the tool; the written file names it"
+    )
+    action.completer = _tool_versions
+
+
 def _explain(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=f"{_CATALOGUE}:explain")
     action: Any = parser.add_argument("id", metavar="FORMULA", help="its name; see perfmodel list formulas")
@@ -307,6 +352,13 @@ def _bench(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=f"{_COMMANDS}:bench")
     parser.add_argument("name", metavar="WHAT", nargs="?", choices=("training",), default="training", help="training")
     _output(parser)
+
+
+def _tool_versions(parsed_args: Any = None, **_: Any) -> Iterable[str]:
+    from perfmodel.launch.tables import tools, versions
+
+    chosen = getattr(parsed_args, "to", None) or getattr(parsed_args, "origin", None)
+    return versions(chosen) if chosen in tools() else ()
 
 
 def _formula_names(**_: Any) -> Iterable[str]:

@@ -14,7 +14,7 @@ from typing import Any
 from perfmodel.cli.options import LAYOUT, OPTIONS, Option, checked
 from perfmodel.errors import PlanError, SpecError, unknown_name
 
-__all__ = ["Scenario", "gather", "read_scenario"]
+__all__ = ["Scenario", "gather", "read_scenario", "read_table", "read_text"]
 
 _LAYOUT_NAMES = frozenset(option.name for option in LAYOUT)
 _DOCUMENTS = (
@@ -53,7 +53,7 @@ def gather(options: tuple[Option, ...], given: dict[str, Any], file: str | None,
 def read_scenario(file: str) -> Scenario:
     """The scenario in a file ("-": standard input); raises `SpecError` naming file, key and fault."""
     label = "standard input" if file == "-" else file
-    data = _parsed(label, _text(file), file)
+    data = _parsed(label, read_text(file), file)
     notes: tuple[str, ...] = ()
     from_document = "document" in data
     if from_document:
@@ -116,7 +116,13 @@ def _beside(folder: Path | None, value: Any, option: Option) -> Any:
     return str(folder / value) if is_path(value) else value
 
 
-def _text(file: str) -> str:
+def read_table(file: str) -> dict[str, Any]:
+    """The one table in a TOML or JSON file ("-": standard input); raises `SpecError`."""
+    return _parsed("standard input" if file == "-" else file, read_text(file), file)
+
+
+def read_text(file: str) -> str:
+    """The text of a file ("-": standard input); raises `SpecError` for one that is missing or not UTF-8."""
     try:
         raw = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
         return raw.decode("utf-8-sig")
