@@ -1,0 +1,292 @@
+"""A replica under open traffic: from a batch, or an array of batches, to rates, latencies and their percentiles.
+
+The state of a replica is the number of answers that run. Everything else is explicit in it: a step of that batch, what
+a prompt adds, the rate that keeps the batch, the queue of prompts at that rate. So a planner prices arrays of batches
+with no loop over points, and a given rate is found on the curve.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+from perfmodel.formulas.queueing import (
+    backlog_of_window,
+    gated_cycle_time,
+    gated_residual_cycle,
+    palm_excess,
+    peakedness,
+    rate_of_batch,
+    split_dispersion,
+    wilson_hilferty_gamma,
+)
+from perfmodel.ops import ceil_div
+from perfmodel.predict.serving.engine import Engine
+from perfmodel.predict.serving.load import Load
+from perfmodel.specs.workload import Slo, Workload
+
+__all__ = ["Demand", "Phases", "Traffic", "attainment", "demand_of", "phases_of", "solve_batch", "traffic_at"]
+
+Array = Any
+# A queue fuller than this has no mean worth printing.
+FULLEST = 0.98
+SHARES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
+"""Shares of requests at which latencies are computed; a limit is placed between them."""
+_WINDOWS = np.logspace(-3.0, 4.5, 31)
+_CURVE = 25
+_LEAST_BATCH = 0.01
+_REFINEMENTS = 3
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a workload asks of one replica. Lengths in tokens; distributions as (shares [bin], values [bin])."""
+
+    shares: np.ndarray
+    prompts: np.ndarray
+    prompt_quantiles: np.ndarray
+    """Tokens of the prompts at `SHARES`."""
+    steps_shares: np.ndarray
+    steps: np.ndarray
+    """Decode steps of answers that have any."""
+    decode_steps: float
+    output_tokens: float
+    kv_len: float
+    """Tokens in the cache of a running answer, mean over time."""
+    held_tokens: float
+    prefix_hit: float
+    arrivals_index: np.ndarray
+    """Index of dispersion of requests at `_WINDOWS`."""
+    work_index: np.ndarray
+
+
+def demand_of(workload: Workload, replicas: float = 1.0, max_seq_len: float = math.inf) -> Demand:
+    """The demand on one of so many replicas among which requests are spread at random."""
+    prompts, outputs = workload.prompts.clipped(max_seq_len), workload.outputs
+    shares, tokens = prompts.points
+    answered, answers = outputs.points
+    steps = np.maximum(answers - 1.0, 0.0)
+    ran = steps > 0
+    requests, work = _indices(workload)
+    mean = float(answered @ answers)
+    # Over time one meets long answers more often: half of E[o^2] / E[o], not half of the mean.
+    lived = float(answered @ answers**2) / (2.0 * mean)
+    return Demand(
+        shares=shares,
+        prompts=tokens,
+        prompt_quantiles=np.array([prompts.quantile(share) for share in SHARES]),
+        steps_shares=answered[ran] / answered[ran].sum() if ran.any() else np.array([1.0]),
+        steps=steps[ran] if ran.any() else np.array([1.0]),
+        decode_steps=max(float(answered @ steps), 1e-6),
+        output_tokens=mean,
+        kv_len=float(shares @ tokens) + lived,
+        held_tokens=float(shares @ tokens) + lived,
+        prefix_hit=workload.prefix_hit,
+        arrivals_index=np.asarray(split_dispersion(requests, replicas)),
+        work_index=np.asarray(split_dispersion(work, replicas)),
+    )
+
+
+def _indices(workload: Workload) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of requests and of prompt tokens at `_WINDOWS`; constant beyond the measured ones."""
+    if not workload.dispersion:
+        flat = np.full(len(_WINDOWS), workload.burstiness)
+        return flat, flat
+    windows, requests, work = (np.array(column) for column in zip(*workload.dispersion, strict=True))
+    return tuple(np.interp(np.log(_WINDOWS), np.log(windows), index) for index in (requests, work))  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Phases:
+    """Seconds of the iterations of a replica at some batches, all arrays [point]."""
+
+    decode_s: Array
+    added_s: Array
+    """What a prompt adds to iterations, mean over prompts."""
+    added_square: Array
+    added_quantiles: tuple[Array, ...]
+    """The same at `SHARES` of the prompts."""
+    full_s: Array
+    """What the prompts add to an iteration that is full of them."""
+
+
+def phases_of(engine: Engine, batch: Array, demand: Demand) -> Phases:
+    """Phases at `batch` running answers (a float or an array [point])."""
+    one = np.maximum(np.asarray(batch, dtype=float), 1.0)
+    decode_s = np.asarray(engine.decode(one, demand.kv_len).cost.seconds)
+    added = added_seconds(engine, demand.prompts, demand.prefix_hit, one, demand.kv_len, decode_s)
+    mean = added @ demand.shares
+    computed = float(demand.shares @ demand.prompts) * (1.0 - demand.prefix_hit)
+    room = engine.software.max_batched_tokens - (one if engine.software.mixes_phases else 0.0)
+    return Phases(
+        decode_s, mean, added**2 @ demand.shares, _between(added, demand), mean * np.maximum(room, 1.0) / computed
+    )
+
+
+def added_seconds(
+    engine: Engine, prompts: np.ndarray, prefix_hit: float, batch: Array, kv_len: float, decode_s: Array
+) -> np.ndarray:
+    """What prompts of these lengths add to the iterations of a batch beyond its decode steps [point, bin]."""
+    software = engine.software
+    batches = np.repeat(np.atleast_1d(batch), len(prompts))
+    computed = np.tile(prompts * (1.0 - prefix_hit), len(np.atleast_1d(batch)))
+    cached = np.tile(prompts * prefix_hit, len(np.atleast_1d(batch)))
+    chunks = ceil_div(computed, float(software.max_batched_tokens))
+    past = cached + computed * (1.0 - 1.0 / chunks) / 2.0
+    others = batches if software.mixes_phases else 0.0 * batches
+    node = engine.iteration(Load(1.0, computed / chunks, past, others, kv_len, 1.0 / chunks))
+    steps = np.repeat(np.atleast_1d(decode_s), len(prompts)) if software.mixes_phases else 0.0
+    found = np.maximum(0.0, chunks * (np.asarray(node.cost.seconds) - steps))
+    return found.reshape(*np.shape(batch), len(prompts))
+
+
+def _between(added: np.ndarray, demand: Demand) -> tuple[Array, ...]:
+    """Added seconds at the lengths of `SHARES`, between those of the bins; longer ones in proportion."""
+    found = []
+    last = len(demand.prompts) - 1
+    for tokens in demand.prompt_quantiles:
+        if last == 0 or tokens >= demand.prompts[-1]:
+            found.append(added[..., -1] * tokens / demand.prompts[-1])
+            continue
+        at = min(max(int(np.searchsorted(demand.prompts, tokens)) - 1, 0), last - 1)
+        width = demand.prompts[at + 1] - demand.prompts[at]
+        share = (tokens - demand.prompts[at]) / width if width > 0 else 0.0
+        found.append(np.maximum(0.0, added[..., at] + share * (added[..., at + 1] - added[..., at])))
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """A replica under open traffic, all arrays [point]; quantiles are at `SHARES`."""
+
+    batch: Array
+    arrival_rate_per_s: Array
+    load: Array
+    """Share of time that prompts add to iterations."""
+    ttft_s: Array
+    tpot_s: Array
+    waiting_s: Array
+    latency_s: Array
+    ttft_quantiles_s: tuple[Array, ...]
+    tpot_quantiles_s: tuple[Array, ...]
+
+
+def traffic_at(
+    phases: Phases, batch: Array, rate: Array, demand: Demand, limit: Array, request_s: float = 0.0
+) -> Traffic:
+    """Latencies at a batch and the rate that keeps it; `limit` is the most answers that run at once."""
+    load = np.minimum(FULLEST, rate * phases.added_s)
+    capacity = phases.full_s / (phases.full_s + phases.decode_s)
+    work = rate * phases.added_square
+    # Work that prompts bring, done at the pace of full iterations; what that leaves must not fall to nothing.
+    used = np.minimum(load, FULLEST * capacity)
+    queue_s = _backlog(used, capacity, work, demand.work_index, 1.0)
+    cycle_s = gated_residual_cycle(phases.decode_s, load, queue_s)
+    waiting_s = (0.5 + load) * cycle_s
+    ttft_s = request_s + waiting_s + phases.decode_s + phases.added_s
+    tpot_s, spread_s, least_s, most_s = _token_times(phases, batch, rate, load, demand)
+    gain = (1.0 + 2.0 * load) / (1.0 + load)
+    ttft_q, tpot_q = [], []
+    for share, added_s in zip(SHARES, phases.added_quantiles, strict=True):
+        score = NormalDist().inv_cdf(share)
+        later_s = gain * (_backlog(used, capacity, work, demand.work_index, -math.log(1.0 - share)) - queue_s)
+        phase_s = (share - 0.5) * gated_cycle_time(phases.decode_s, load)
+        ttft_q.append(np.maximum(request_s, ttft_s + _joined(later_s, added_s - phases.added_s, phase_s)))
+        over_s = np.maximum(tpot_s - least_s, 1e-12)
+        tpot_q.append(np.minimum(most_s, least_s + wilson_hilferty_gamma(over_s, spread_s, score)))
+    latency_s = ttft_s + demand.decode_steps * tpot_s
+    return Traffic(
+        batch, rate, load, ttft_s, tpot_s, waiting_s, latency_s, _rising(ttft_q), _rising(tpot_q)
+    )  # fmt: skip
+
+
+def _backlog(load: Array, capacity: Array, work: Array, index: np.ndarray, likelihood: float) -> Array:
+    """The largest backlog over all windows [s of work at the replica's pace]."""
+    found: Array = 0.0
+    for window, dispersion in zip(_WINDOWS, index, strict=True):
+        one = backlog_of_window(float(window), load, capacity, work, float(dispersion), likelihood)
+        found = np.maximum(found, one)
+    return found
+
+
+def _joined(*deviations: Array) -> Array:
+    """Deviations of independent parts from their means, as those of a sum: exact for normal laws, or where one rules."""
+    squares = sum(np.sign(one) * one**2 for one in deviations)
+    return np.sign(squares) * np.sqrt(np.abs(squares))
+
+
+def _rising(quantiles: list[Array]) -> tuple[Array, ...]:
+    return tuple(np.maximum.accumulate(np.stack(np.broadcast_arrays(*quantiles)), axis=0))
+
+
+def _token_times(
+    phases: Phases, batch: Array, rate: Array, load: Array, demand: Demand
+) -> tuple[Array, Array, Array, Array]:
+    """TPOT over requests: mean, standard deviation, least and most [s]."""
+    cycle_s = gated_cycle_time(phases.decode_s, load)
+    most_s = phases.decode_s + phases.full_s
+    mean, square = 0.0, 0.0
+    for share, steps in zip(demand.steps_shares, demand.steps, strict=True):
+        lasts_s = steps * cycle_s
+        excess = palm_excess(_at(demand.arrivals_index, lasts_s), _slope(demand.arrivals_index, lasts_s))
+        met = (rate * lasts_s + excess) * phases.added_s
+        one = np.minimum(most_s, phases.decode_s + met / steps)
+        variance = rate * lasts_s * phases.added_square * _at(demand.work_index, lasts_s) / (steps * (1.0 - load)) ** 2
+        mean = mean + share * one
+        square = square + share * (one**2 + variance)
+    return mean, np.sqrt(np.maximum(0.0, square - mean**2)), phases.decode_s, most_s
+
+
+def _at(index: np.ndarray, window_s: Array) -> Array:
+    return np.maximum(1.0, np.interp(np.log(window_s), np.log(_WINDOWS), index))
+
+
+def _slope(index: np.ndarray, window_s: Array) -> Array:
+    """Increase of an index for each e-fold of the window."""
+    return np.maximum(0.0, np.interp(np.log(window_s), np.log(_WINDOWS), np.gradient(index, np.log(_WINDOWS))))
+
+
+def solve_batch(engine: Engine, rate: Array, demand: Demand, limit: float) -> tuple[Array, Array]:
+    """Batches that rates [point] lead to, and the most that the replica serves [1/s]; above it the batch is `limit`."""
+    curve = np.geomspace(_LEAST_BATCH, max(limit, 1.0), _CURVE)
+    rates = np.maximum.accumulate(_rates(engine, curve, demand))
+    wanted = np.minimum(np.asarray(rate, dtype=float), rates[-1])
+    above = np.clip(np.searchsorted(rates, wanted), 1, _CURVE - 1)
+    low, high = curve[above - 1], curve[above]
+    for _ in range(_REFINEMENTS):
+        low_rate, high_rate = _rates(engine, low, demand), _rates(engine, high, demand)
+        share = np.clip((wanted - low_rate) / np.maximum(high_rate - low_rate, 1e-300), 0.0, 1.0)
+        middle = low + share * (high - low)
+        over = _rates(engine, middle, demand) > wanted
+        low, high = np.where(over, low, middle), np.where(over, middle, high)
+    return np.where(wanted <= rates[0], curve[0] * wanted / rates[0], 0.5 * (low + high)), rates[-1]
+
+
+def _rates(engine: Engine, batch: Array, demand: Demand) -> Array:
+    phases = phases_of(engine, batch, demand)
+    return rate_of_batch(batch, phases.decode_s, phases.added_s, demand.decode_steps)
+
+
+def attainment(traffic: Traffic, slo: Slo) -> Array:
+    """Share of the requests within both limits of an SLO [point]; TTFT and TPOT are taken as independent."""
+    within: Array = 1.0
+    for limit, quantiles in ((slo.ttft_s, traffic.ttft_quantiles_s), (slo.tpot_s, traffic.tpot_quantiles_s)):
+        if limit is not None:
+            within = within * _share_below(quantiles, limit)
+    return within
+
+
+def _share_below(quantiles: tuple[Array, ...], limit: float) -> Array:
+    """Share of the requests below `limit`, linear between the quantiles; 0 and 1 are reached at the ends."""
+    stacked = np.stack(np.broadcast_arrays(*quantiles))
+    found: Array = np.where(stacked[0] <= limit, SHARES[0], 0.0)
+    for (low, high), (one, other) in zip(
+        zip(stacked[:-1], stacked[1:], strict=True), zip(SHARES[:-1], SHARES[1:], strict=True), strict=True
+    ):
+        part = np.clip((limit - low) / np.maximum(high - low, 1e-12), 0.0, 1.0)
+        found = np.where(limit >= low, one + part * (other - one), found)
+    return np.where(limit > 1.5 * stacked[-1], 1.0, found)
