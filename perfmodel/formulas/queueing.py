@@ -5,10 +5,13 @@ from perfmodel.ops import exp, log, maximum, minimum, sqrt
 
 __all__ = [
     "allen_cunneen_waiting_time",
+    "arrival_sees_work",
     "backlog_of_window",
     "batch_of_rate",
+    "crowd_of_window",
     "gated_cycle_time",
     "gated_residual_cycle",
+    "gated_token_time",
     "kingman_waiting_time",
     "mm1_waiting_time",
     "palm_excess",
@@ -233,3 +236,60 @@ def wilson_hilferty_gamma(mean, deviation, normal_score):
     """
     ninth = minimum(deviation / mean, 3) ** 2 / 9
     return mean * maximum(0, 1 - ninth + normal_score * sqrt(ninth)) ** 3
+
+
+@formula
+def arrival_sees_work(work_variance_per_s, mean_work_s):
+    r"""Chance that an arriving request finds work before it, where requests come in bursts.
+
+    .. math:: p = \max\left(0,\; 1 - \frac{w}{2 Z}\right)
+
+    Symbols      w  work_variance_per_s [s] rate times the second moment of the work of a request;
+                 Z  mean_work_s [s] work in the system, mean over time;  returns [1]
+    Assumptions  over busy time the work has the mean Z / \rho, and an arrival that finds any finds as much; for M/G/1,
+                 Z = w / (2 (1 - \rho)), it is the load
+    Valid for    work_variance_per_s >= 0; mean_work_s >= 1e-9
+    Monotone     work_variance_per_s -; mean_work_s +
+    Source       Brumelle 1971, "On the relation between customer and time averages in queues", doi:10.2307/3212174:
+                 Z = \rho W + w / 2, with W the mean work that arrivals find
+    """
+    return maximum(0, 1 - work_variance_per_s / (2 * mean_work_s))
+
+
+@formula
+def gated_token_time(cycle_s, first_cycle_s, load, decode_steps):
+    r"""Mean time between the tokens of an answer that began in a long iteration: what came meanwhile lengthens the next.
+
+    .. math:: T = C + (C_0 - C)\,\frac{\rho\,(1 - \rho^n)}{(1 - \rho)\, n}
+
+    Symbols      C  cycle_s [s] mean iteration;  C_0  first_cycle_s [s] the iteration of the prompt itself;
+                 \rho  load [1] share of time that prompts add to iterations;
+                 n  decode_steps [1] iterations that follow;  returns [s]
+    Assumptions  gated service: the mean of an iteration is t_d + \rho times the one before
+    Valid for    cycle_s >= 0; first_cycle_s >= 0; 0.001 <= load <= 0.98; decode_steps >= 1
+    Monotone     first_cycle_s +
+    Source       derived from the recursion of gated service, Takagi 1991, "Queueing Analysis", volume 1, section 2.2
+    """
+    remains = 1 - exp(decode_steps * log(load))
+    return cycle_s + (first_cycle_s - cycle_s) * load * remains / ((1 - load) * decode_steps)
+
+
+@formula
+def crowd_of_window(window_s, load, work_variance_per_s, dispersion, excess_s, normal_score):
+    r"""Work that has piled up because arrivals ran above the mean for so long; its maximum over windows is the crowd.
+
+    .. math:: Z(x) = h(x) + z\sqrt{I(x)\, w\, x} - (1 - \rho)\, x
+
+    Symbols      x  window_s [s] the window;  \rho  load [1] seconds of work that arrive in a second;
+                 w  work_variance_per_s [s] variance of the work of Poisson arrivals, for each second: rate E[a^2];
+                 I  dispersion [1] variance in such windows over that of Poisson arrivals;
+                 h  excess_s [s] work beyond the mean that comes in the window before a request, as bursts have it;
+                 z  normal_score [1] of the percentile;  returns [s]
+    Assumptions  one window rules: rates that vary slowly, so that overload is met once and not tried again and again
+    Valid for    window_s >= 0; 0 <= load <= 1; work_variance_per_s >= 0; dispersion >= 0; excess_s >= 0;
+                 0 <= normal_score <= 3
+    Monotone     work_variance_per_s +; dispersion +; normal_score +; load +; excess_s +
+    Source       Norros 1994, "A storage model with self-similar input", doi:10.1007/BF01158964 (the lower bound
+                 max over windows of a normal tail)
+    """
+    return excess_s + normal_score * sqrt(dispersion * work_variance_per_s * window_s) - (1 - load) * window_s

@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 
 from perfmodel.formulas.queueing import (
+    arrival_sees_work,
     backlog_of_window,
+    crowd_of_window,
     gated_cycle_time,
     gated_residual_cycle,
+    gated_token_time,
     palm_excess,
-    peakedness,
     rate_of_batch,
     split_dispersion,
     wilson_hilferty_gamma,
@@ -54,6 +56,7 @@ class Demand:
     steps: np.ndarray
     """Decode steps of answers that have any."""
     decode_steps: float
+    steps_square: float
     output_tokens: float
     kv_len: float
     """Tokens in the cache of a running answer, mean over time."""
@@ -82,6 +85,7 @@ def demand_of(workload: Workload, replicas: float = 1.0, max_seq_len: float = ma
         steps_shares=answered[ran] / answered[ran].sum() if ran.any() else np.array([1.0]),
         steps=steps[ran] if ran.any() else np.array([1.0]),
         decode_steps=max(float(answered @ steps), 1e-6),
+        steps_square=float(answered @ steps**2),
         output_tokens=mean,
         kv_len=float(shares @ tokens) + lived,
         held_tokens=float(shares @ tokens) + lived,
@@ -171,41 +175,126 @@ class Traffic:
     tpot_s: Array
     waiting_s: Array
     latency_s: Array
-    ttft_quantiles_s: tuple[Array, ...]
-    tpot_quantiles_s: tuple[Array, ...]
+    ttft_quantiles_s: Array
+    tpot_quantiles_s: Array
+    """[share, point], as those of the TTFT."""
 
 
 def traffic_at(
-    phases: Phases, batch: Array, rate: Array, demand: Demand, limit: Array, request_s: float = 0.0
+    phases: Phases, full: Phases, batch: Array, rate: Array, demand: Demand, limit: Array, request_s: float = 0.0
 ) -> Traffic:
-    """Latencies at a batch and the rate that keeps it; `limit` is the most answers that run at once."""
+    """Latencies at a batch and the rate that keeps it; `full` are the phases at `limit`, the most answers at once."""
     load = np.minimum(FULLEST, rate * phases.added_s)
-    capacity = phases.full_s / (phases.full_s + phases.decode_s)
-    work = rate * phases.added_square
-    # Work that prompts bring, done at the pace of full iterations; what that leaves must not fall to nothing.
-    used = np.minimum(load, FULLEST * capacity)
-    queue_s = _backlog(used, capacity, work, demand.work_index, 1.0)
-    cycle_s = gated_residual_cycle(phases.decode_s, load, queue_s)
-    waiting_s = (0.5 + load) * cycle_s
-    ttft_s = request_s + waiting_s + phases.decode_s + phases.added_s
-    tpot_s, spread_s, least_s, most_s = _token_times(phases, batch, rate, load, demand)
+    prompts = _prompt_queue(phases, rate, load, demand)
+    crowd = _crowd(phases, full, prompts, batch, rate, demand, limit)
+    cycle_s = gated_cycle_time(phases.decode_s, load)
+    met_s = gated_residual_cycle(phases.decode_s, load, prompts.mean_s)
     gain = (1.0 + 2.0 * load) / (1.0 + load)
+    waiting_s = (0.5 + load) * met_s + crowd.waiting_s
+    ttft_s = request_s + waiting_s + phases.decode_s + phases.added_s
+    first_s = phases.decode_s + phases.added_s + load * met_s
+    tokens = _token_times(phases, rate, load, cycle_s, first_s, prompts.mean_s, demand)
+    tpot_s = np.minimum(tokens.most_s, tokens.mean_s + crowd.slower_s)
     ttft_q, tpot_q = [], []
-    for share, added_s in zip(SHARES, phases.added_quantiles, strict=True):
-        score = NormalDist().inv_cdf(share)
-        later_s = gain * (_backlog(used, capacity, work, demand.work_index, -math.log(1.0 - share)) - queue_s)
-        phase_s = (share - 0.5) * gated_cycle_time(phases.decode_s, load)
-        ttft_q.append(np.maximum(request_s, ttft_s + _joined(later_s, added_s - phases.added_s, phase_s)))
-        over_s = np.maximum(tpot_s - least_s, 1e-12)
-        tpot_q.append(np.minimum(most_s, least_s + wilson_hilferty_gamma(over_s, spread_s, score)))
+    for at, share in enumerate(SHARES):
+        later_s = gain * (prompts.quantiles_s[at] - prompts.mean_s)
+        parts = later_s, phases.added_quantiles[at] - phases.added_s, (share - 0.5) * cycle_s
+        others_s = crowd.waiting_quantiles_s[at] - crowd.waiting_s
+        ttft_q.append(np.maximum(request_s, ttft_s + _joined(*parts, others_s)))
+        over_s = np.maximum(tokens.mean_s - phases.decode_s, 1e-12)
+        alone_s = phases.decode_s + wilson_hilferty_gamma(over_s, tokens.spread_s, NormalDist().inv_cdf(share))
+        slower_s = crowd.slower_quantiles_s[at] - crowd.slower_s
+        tpot_q.append(np.clip(tpot_s + _joined(alone_s - tokens.mean_s, slower_s), phases.decode_s, tokens.most_s))
     latency_s = ttft_s + demand.decode_steps * tpot_s
     return Traffic(
         batch, rate, load, ttft_s, tpot_s, waiting_s, latency_s, _rising(ttft_q), _rising(tpot_q)
     )  # fmt: skip
 
 
-def _backlog(load: Array, capacity: Array, work: Array, index: np.ndarray, likelihood: float) -> Array:
-    """The largest backlog over all windows [s of work at the replica's pace]."""
+@dataclass(frozen=True)
+class _Queue:
+    """Work before an arriving request [s]: mean, and at `SHARES`."""
+
+    mean_s: Array
+    quantiles_s: tuple[Array, ...]
+
+
+def _queue(load: Array, capacity: Array, work: Array, index: np.ndarray) -> _Queue:
+    """A server of that capacity under work of that variance; arrivals in bursts find more than time does."""
+    used = np.minimum(load, FULLEST * capacity)
+    over_time_s = np.maximum(_backlog(used, capacity, work, index, 1.0), 1e-9)
+    busy = np.maximum(used / capacity, 1e-6)
+    finds = arrival_sees_work(work / capacity**2, over_time_s)
+    quantiles = tuple(
+        _backlog(used, capacity, work, index, np.maximum(0.0, np.log(np.maximum(finds, 1e-9) / (1.0 - share)))) / busy
+        for share in SHARES
+    )
+    return _Queue(finds * over_time_s / busy, quantiles)
+
+
+def _prompt_queue(phases: Phases, rate: Array, load: Array, demand: Demand) -> _Queue:
+    """Prompts before a prompt, served at the pace of iterations that are full of them."""
+    capacity = phases.full_s / (phases.full_s + phases.decode_s)
+    return _queue(load, capacity, rate * phases.added_square, demand.work_index)
+
+
+@dataclass(frozen=True)
+class _Crowd:
+    """What requests that outnumber the usual do: to the iterations, and beyond the places [s]."""
+
+    waiting_s: Array
+    waiting_quantiles_s: tuple[Array, ...]
+    slower_s: Array
+    slower_quantiles_s: tuple[Array, ...]
+
+
+def _crowd(
+    phases: Phases, full: Phases, prompts: _Queue, batch: Array, rate: Array, demand: Demand, limit: Array
+) -> _Crowd:
+    """A burst longer than an answer fills places first, which slows every step, and then lets requests wait.
+
+    The replica is a server whose work of a request is what it takes of a full replica's time; prompts that wait for
+    their iteration hold no place.
+    """
+    most = rate_of_batch(limit, full.decode_s, full.added_s, demand.decode_steps)
+    step_s = full.decode_s / limit
+    square = (
+        full.added_square + 2.0 * full.added_s * demand.decode_steps * step_s + demand.steps_square * step_s**2
+    )
+    free = np.maximum(limit - batch, 1e-9)
+    cycle_s = gated_cycle_time(phases.decode_s, np.minimum(FULLEST, rate * phases.added_s))
+    longer_s = np.maximum(0.0, limit / (most * demand.decode_steps) - cycle_s)
+    piled = _piled_up(np.minimum(FULLEST, rate / most), rate * square, 1.0 / most, full.added_square / square, demand)
+    queued = [seconds / phases.added_s for seconds in prompts.quantiles_s]
+    waiting = tuple(np.maximum(0.0, one * most - free) / most for one in piled)
+    running = [np.maximum(0.0, one * most - other) for one, other in zip(piled, queued, strict=True)]
+    slower = tuple(longer_s * np.minimum(1.0, one / free) for one in running)
+    waiting = tuple(np.maximum(0.0, one - other) for one, other in zip(waiting, prompts.quantiles_s, strict=True))
+    return _Crowd(_mean(waiting), waiting, _mean(slower), slower)
+
+
+def _piled_up(load: Array, work: Array, each_s: Array, prompts: Array, demand: Demand) -> list[Array]:
+    """Work [s] that slow bursts pile up before the replica, at `SHARES`; `prompts` is their share of its variance."""
+    found: list[Array] = [0.0] * len(SHARES)
+    arrivals = np.maximum(demand.arrivals_index, 1.0)
+    slopes = np.maximum(0.0, np.gradient(arrivals, np.log(_WINDOWS)))
+    for window, requests, slope, tokens in zip(_WINDOWS, arrivals, slopes, demand.work_index, strict=True):
+        index = prompts * float(tokens) + (1.0 - prompts) * float(requests)
+        excess_s = palm_excess(float(requests), float(slope)) * each_s
+        for at, share in enumerate(SHARES):
+            score = NormalDist().inv_cdf(share)
+            found[at] = np.maximum(found[at], crowd_of_window(float(window), load, work, index, excess_s, score))
+    return found
+
+
+def _mean(quantiles: tuple[Array, ...]) -> Array:
+    """The mean of a law given at `SHARES`."""
+    edges = np.concatenate([[0.0], (np.array(SHARES[1:]) + np.array(SHARES[:-1])) / 2.0, [1.0]])
+    return sum(float(weight) * one for weight, one in zip(np.diff(edges), quantiles, strict=True))
+
+
+def _backlog(load: Array, capacity: Array, work: Array, index: np.ndarray, likelihood: Array) -> Array:
+    """The largest backlog over all windows [s at the server's pace]."""
     found: Array = 0.0
     for window, dispersion in zip(_WINDOWS, index, strict=True):
         one = backlog_of_window(float(window), load, capacity, work, float(dispersion), likelihood)
@@ -219,26 +308,37 @@ def _joined(*deviations: Array) -> Array:
     return np.sign(squares) * np.sqrt(np.abs(squares))
 
 
-def _rising(quantiles: list[Array]) -> tuple[Array, ...]:
-    return tuple(np.maximum.accumulate(np.stack(np.broadcast_arrays(*quantiles)), axis=0))
+def _rising(quantiles: list[Array]) -> Array:
+    return np.maximum.accumulate(np.stack(np.broadcast_arrays(*quantiles)), axis=0)
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    mean_s: Array
+    spread_s: Array
+    most_s: Array
 
 
 def _token_times(
-    phases: Phases, batch: Array, rate: Array, load: Array, demand: Demand
-) -> tuple[Array, Array, Array, Array]:
-    """TPOT over requests: mean, standard deviation, least and most [s]."""
-    cycle_s = gated_cycle_time(phases.decode_s, load)
+    phases: Phases, rate: Array, load: Array, cycle_s: Array, first_s: Array, queue_s: Array, demand: Demand
+) -> _Tokens:
+    """TPOT over requests [s]: mean, standard deviation, and that of iterations full of prompts."""
     most_s = phases.decode_s + phases.full_s
-    mean, square = 0.0, 0.0
+    mean: Array = 0.0
+    square: Array = 0.0
     for share, steps in zip(demand.steps_shares, demand.steps, strict=True):
         lasts_s = steps * cycle_s
-        excess = palm_excess(_at(demand.arrivals_index, lasts_s), _slope(demand.arrivals_index, lasts_s))
-        met = (rate * lasts_s + excess) * phases.added_s
-        one = np.minimum(most_s, phases.decode_s + met / steps)
+        # Prompts that came behind this one while it waited are worked off while it answers.
+        since_s = lasts_s + queue_s
+        excess = palm_excess(_at(demand.arrivals_index, since_s), _slope(demand.arrivals_index, since_s))
+        calm_s = gated_token_time(cycle_s, np.maximum(first_s, cycle_s), np.maximum(load, 1e-3), steps)
+        one = np.minimum(most_s, calm_s + excess * phases.added_s / steps)
         variance = rate * lasts_s * phases.added_square * _at(demand.work_index, lasts_s) / (steps * (1.0 - load)) ** 2
         mean = mean + share * one
         square = square + share * (one**2 + variance)
-    return mean, np.sqrt(np.maximum(0.0, square - mean**2)), phases.decode_s, most_s
+    # What lies between two bounds varies by no more than this (Bhatia and Davis 2000).
+    widest = np.maximum(0.0, mean - phases.decode_s) * np.maximum(0.0, most_s - mean)
+    return _Tokens(mean, np.sqrt(np.clip(square - mean**2, 0.0, widest)), most_s)
 
 
 def _at(index: np.ndarray, window_s: Array) -> Array:
