@@ -8,6 +8,7 @@ with no loop over points, and a given rate is found on the curve.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -36,12 +37,14 @@ __all__ = ["Demand", "Phases", "Traffic", "attainment", "demand_of", "phases_of"
 Array = Any
 # A queue fuller than this has no mean worth printing.
 FULLEST = 0.98
-SHARES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
+SHARES = (0.05, 0.15, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
 """Shares of requests at which latencies are computed; a limit is placed between them."""
-_WINDOWS = np.logspace(-3.0, 4.5, 31)
+_TAIL = SHARES.index(0.95)
+_WINDOWS = np.logspace(-3.0, 4.5, 26)
 _CURVE = 25
 _LEAST_BATCH = 0.01
 _REFINEMENTS = 3
+_ADDED_BATCHES = 9
 
 
 @dataclass(frozen=True)
@@ -117,18 +120,38 @@ class Phases:
     full_s: Array
     """What the prompts add to an iteration that is full of them."""
 
+    @classmethod
+    def joined(cls, parts: Sequence[Phases]) -> Phases:
+        """Points of several layouts as one array, for a planner that prices them at once."""
+        quantiles = zip(*(part.added_quantiles for part in parts), strict=True)
+        names = "decode_s", "added_s", "added_square"
+        columns = [np.concatenate([getattr(part, name) for part in parts]) for name in names]
+        full_s = np.concatenate([part.full_s for part in parts])
+        return cls(*columns, tuple(np.concatenate(column) for column in quantiles), full_s)
+
 
 def phases_of(engine: Engine, batch: Array, demand: Demand) -> Phases:
     """Phases at `batch` running answers (a float or an array [point])."""
     one = np.maximum(np.asarray(batch, dtype=float), 1.0)
     decode_s = np.asarray(engine.decode(one, demand.kv_len).cost.seconds)
-    added = added_seconds(engine, demand.prompts, demand.prefix_hit, one, demand.kv_len, decode_s)
+    added = _added(engine, demand, one, decode_s)
     mean = added @ demand.shares
     computed = float(demand.shares @ demand.prompts) * (1.0 - demand.prefix_hit)
     room = engine.software.max_batched_tokens - (one if engine.software.mixes_phases else 0.0)
     return Phases(
         decode_s, mean, added**2 @ demand.shares, _between(added, demand), mean * np.maximum(room, 1.0) / computed
     )
+
+
+def _added(engine: Engine, demand: Demand, batch: Array, decode_s: Array) -> np.ndarray:
+    """`added_seconds` of every batch; of many, at a few and linear between: prompts hardly feel how many answers run."""
+    size = np.size(batch)
+    if size <= _ADDED_BATCHES:
+        return added_seconds(engine, demand.prompts, demand.prefix_hit, batch, demand.kv_len, decode_s)
+    few = np.geomspace(float(np.min(batch)), float(np.max(batch)), _ADDED_BATCHES)
+    steps = np.asarray(engine.decode(few, demand.kv_len).cost.seconds)
+    at_few = added_seconds(engine, demand.prompts, demand.prefix_hit, few, demand.kv_len, steps)
+    return np.stack([np.interp(batch, few, column) for column in at_few.T], axis=-1)
 
 
 def added_seconds(
@@ -381,7 +404,7 @@ def attainment(traffic: Traffic, slo: Slo) -> Array:
 
 
 def _share_below(quantiles: tuple[Array, ...], limit: float) -> Array:
-    """Share of the requests below `limit`, linear between the quantiles; 0 and 1 are reached at the ends."""
+    """Share of the requests below `limit`, linear between the quantiles, exponential beyond the last."""
     stacked = np.stack(np.broadcast_arrays(*quantiles))
     found: Array = np.where(stacked[0] <= limit, SHARES[0], 0.0)
     for (low, high), (one, other) in zip(
@@ -389,4 +412,7 @@ def _share_below(quantiles: tuple[Array, ...], limit: float) -> Array:
     ):
         part = np.clip((limit - low) / np.maximum(high - low, 1e-12), 0.0, 1.0)
         found = np.where(limit >= low, one + part * (other - one), found)
-    return np.where(limit > 1.5 * stacked[-1], 1.0, found)
+    # Beyond the last quantile the tail falls as from the one at 95 %.
+    left = 1.0 - SHARES[-1]
+    scale = np.maximum(stacked[-1] - stacked[_TAIL], 1e-12) / math.log((1.0 - SHARES[_TAIL]) / left)
+    return np.where(limit > stacked[-1], 1.0 - left * np.exp(-np.maximum(0.0, limit - stacked[-1]) / scale), found)
