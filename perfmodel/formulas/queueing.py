@@ -14,6 +14,7 @@ __all__ = [
     "gated_token_time",
     "kingman_waiting_time",
     "mm1_waiting_time",
+    "modulated_cycle_time",
     "palm_excess",
     "peakedness",
     "rate_of_batch",
@@ -293,3 +294,23 @@ def crowd_of_window(window_s, load, work_variance_per_s, dispersion, excess_s, n
                  max over windows of a normal tail)
     """
     return excess_s + normal_score * sqrt(dispersion * work_variance_per_s * window_s) - (1 - load) * window_s
+
+
+@formula
+def modulated_cycle_time(decode_s, batch, slope_s, added_s, decode_steps, arrival_rate_per_s):
+    r"""Mean time between two tokens while requests come at another rate for longer than an answer takes.
+
+    .. math:: C = \frac{t_d - s B}{1 - \lambda\,(a + s\, (O - 1))}
+
+    Symbols      t_d  decode_s [s] a decode step of the usual batch;  B  batch [1] usual running answers;
+                 s  slope_s [s] by which one more answer lengthens a step;
+                 a  added_s [s] what a prompt adds to the iterations;  O-1  decode_steps [1] of an answer, mean;
+                 \lambda  arrival_rate_per_s [1/s] for the time being, below 1 / (a + s (O - 1));  returns [s]
+    Assumptions  steps are linear in the batch; the batch follows the rate: B' = lambda (O - 1) C
+    Valid for    decode_s >= 1; 0 <= batch <= 100; 0 <= slope_s <= 0.001; 0 <= added_s <= 0.01;
+                 0 <= decode_steps <= 10; 0 <= arrival_rate_per_s <= 10
+    Monotone     decode_s +; added_s +; decode_steps +; arrival_rate_per_s +; batch -
+    Source       derived from gated_cycle_time and Little's law; slow rates as in the pointwise stationary approximation,
+                 Green and Kolesar 1991, doi:10.1287/mnsc.37.1.84
+    """
+    return (decode_s - slope_s * batch) / (1 - arrival_rate_per_s * (added_s + slope_s * decode_steps))

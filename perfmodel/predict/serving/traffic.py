@@ -22,6 +22,7 @@ from perfmodel.formulas.queueing import (
     gated_cycle_time,
     gated_residual_cycle,
     gated_token_time,
+    modulated_cycle_time,
     palm_excess,
     rate_of_batch,
     split_dispersion,
@@ -218,6 +219,8 @@ def traffic_at(
     first_s = phases.decode_s + phases.added_s + load * met_s
     tokens = _token_times(phases, rate, load, cycle_s, first_s, prompts.mean_s, demand)
     tpot_s = np.minimum(tokens.most_s, tokens.mean_s + crowd.slower_s)
+    # Near the most that an iteration takes nothing is left to vary.
+    free = np.sqrt(np.clip((tokens.most_s - tpot_s) / np.maximum(tokens.most_s - tokens.mean_s, 1e-12), 0.0, 1.0))
     ttft_q, tpot_q = [], []
     for at, share in enumerate(SHARES):
         later_s = gain * (prompts.quantiles_s[at] - prompts.mean_s)
@@ -227,7 +230,8 @@ def traffic_at(
         over_s = np.maximum(tokens.mean_s - phases.decode_s, 1e-12)
         alone_s = phases.decode_s + wilson_hilferty_gamma(over_s, tokens.spread_s, NormalDist().inv_cdf(share))
         slower_s = crowd.slower_quantiles_s[at] - crowd.slower_s
-        tpot_q.append(np.clip(tpot_s + _joined(alone_s - tokens.mean_s, slower_s), phases.decode_s, tokens.most_s))
+        over_mean_s = free * _joined(alone_s - tokens.mean_s, slower_s)
+        tpot_q.append(np.clip(tpot_s + over_mean_s, phases.decode_s, tokens.most_s))
     latency_s = ttft_s + demand.decode_steps * tpot_s
     return Traffic(
         batch, rate, load, ttft_s, tpot_s, waiting_s, latency_s, _rising(ttft_q), _rising(tpot_q)
@@ -286,14 +290,50 @@ def _crowd(
     )
     free = np.maximum(limit - batch, 1e-9)
     cycle_s = gated_cycle_time(phases.decode_s, np.minimum(FULLEST, rate * phases.added_s))
-    longer_s = np.maximum(0.0, limit / (most * demand.decode_steps) - cycle_s)
+    full_cycle_s = np.maximum(cycle_s, limit / (most * demand.decode_steps))
     piled = _piled_up(np.minimum(FULLEST, rate / most), rate * square, 1.0 / most, full.added_square / square, demand)
     queued = [seconds / phases.added_s for seconds in prompts.quantiles_s]
-    waiting = tuple(np.maximum(0.0, one * most - free) / most for one in piled)
+    waiting = [np.maximum(0.0, one * most - free) / most for one in piled]
     running = [np.maximum(0.0, one * most - other) for one, other in zip(piled, queued, strict=True)]
-    slower = tuple(longer_s * np.minimum(1.0, one / free) for one in running)
-    waiting = tuple(np.maximum(0.0, one - other) for one, other in zip(waiting, prompts.quantiles_s, strict=True))
-    return _Crowd(_mean(waiting), waiting, _mean(slower), slower)
+    swells = _swells(phases, full, batch, rate, demand, limit, cycle_s, full_cycle_s)
+    slower = tuple(
+        np.maximum((full_cycle_s - cycle_s) * np.minimum(1.0, one / free), swell_s)
+        for one, (swell_s, _) in zip(running, swells, strict=True)
+    )
+    later = tuple(
+        np.maximum(np.maximum(0.0, one - other), queue_s)
+        for one, other, (_, queue_s) in zip(waiting, prompts.quantiles_s, swells, strict=True)
+    )
+    return _Crowd(_mean(later), later, _mean(slower), slower)
+
+
+def _swells(
+    phases: Phases, full: Phases, batch: Array, rate: Array, demand: Demand, limit: Array, cycle_s: Array,
+    full_cycle_s: Array,
+) -> list[tuple[Array, Array]]:  # fmt: skip
+    """What rates that swell for as long as an answer takes add to an iteration and to a wait [s], at `SHARES`."""
+    lasts_s = demand.decode_steps * cycle_s
+    deviation = np.sqrt((_at(demand.arrivals_index, lasts_s) - 1.0) / np.maximum(rate * lasts_s, 1e-9))
+    slope_s = np.maximum(0.0, full.decode_s - phases.decode_s) / np.maximum(limit - batch, 1.0)
+    most = FULLEST / (phases.added_s + slope_s * demand.decode_steps)
+    usual_s = _usual_wait(phases, rate, phases.decode_s, lasts_s)
+    found = []
+    for share in SHARES:
+        swollen = np.clip(rate * (1.0 + NormalDist().inv_cdf(share) * deviation), 0.0, most)
+        longer_s = modulated_cycle_time(
+            phases.decode_s, np.minimum(batch, limit), slope_s, phases.added_s, demand.decode_steps, swollen
+        )
+        longer_s = np.minimum(longer_s, full_cycle_s)
+        step_s = longer_s * (1.0 - np.minimum(FULLEST, swollen * phases.added_s))
+        found.append((longer_s - cycle_s, _usual_wait(phases, swollen, step_s, lasts_s) - usual_s))
+    return found
+
+
+def _usual_wait(phases: Phases, rate: Array, decode_s: Array, lasts_s: Array) -> Array:
+    """Wait of Poisson arrivals at a rate that lasts so long: no more piles up than comes in that time."""
+    load = np.minimum(FULLEST, rate * phases.added_s)
+    queue_s = np.minimum(rate * phases.added_square / (2.0 * (1.0 - load)), load * lasts_s)
+    return (0.5 + load) * gated_residual_cycle(decode_s, load, queue_s)
 
 
 def _piled_up(load: Array, work: Array, each_s: Array, prompts: Array, demand: Demand) -> list[Array]:
