@@ -16,8 +16,8 @@ __all__ = ["Slo", "TokenCounts", "Workload", "binned"]
 
 _Tokens = Annotated[float, Field(ge=1, le=1e9)]
 _Positive = Annotated[float, Field(gt=0, le=1e12)]
-# Edges of the bins in which a distribution is priced: finer where long prompts hold much of the work.
-_EDGES = (0.0, 0.15, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97, 1.0)
+# Edges of the bins in which a distribution is priced: finer where few long prompts hold much of the square of the work.
+_EDGES = (0.0, 0.15, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97, 0.99, 0.998, 1.0)
 _QUANTILES = (0.5, 0.9, 0.99)
 _FINE = 2000
 HOURS = 24

@@ -26,7 +26,7 @@ from perfmodel.specs.registry import data_version
 from perfmodel.specs.serving_software import ServingSoftware
 from perfmodel.specs.workload import Slo, TokenCounts, Workload
 
-__all__ = ["estimate_serving", "operating_point", "serving_estimate_of"]
+__all__ = ["estimate_serving", "operating_point", "places_of", "serving_estimate_of"]
 
 
 def estimate_serving(
@@ -105,15 +105,15 @@ def operating_point(task: ServingTask) -> tuple[Point, float]:
         return static_batch(task.engine, math.ceil((task.concurrency or 1.0) / replicas), *sizes, hit), blocks
     if task.arrival_rate_per_s is not None:
         demand = demand_of(task.workload, replicas, float(task.model.max_seq_len))
-        limit = _places(task, blocks, demand.kv_len)
+        limit = places_of(task, blocks, demand.kv_len)
         return open_arrivals(task.engine, task.arrival_rate_per_s / replicas, demand, limit), blocks
     # Blocks are taken as an answer grows, and running answers are on average halfway.
-    limit = _places(task, blocks, float(mean_decode_length(*sizes)))
+    limit = places_of(task, blocks, float(mean_decode_length(*sizes)))
     each = limit if task.concurrency is None else max(1.0, task.concurrency / replicas)
     return closed_loop(task.engine, each, *sizes, limit, ARRIVALS[task.arrivals], hit), blocks
 
 
-def _places(task: ServingTask, blocks: float, length: float) -> float:
+def places_of(task: ServingTask, blocks: float, length: float) -> float:
     """Answers that run at once: as many as the software takes, or as the cache holds."""
     return min(float(task.software.max_batch), max(1.0, float(task.memory.concurrency(blocks, length))))
 
