@@ -44,7 +44,9 @@ def traffic_validation_page(console: Console, report: Mapping[str, Any]) -> None
 
     console.print(Text("Queueing in closed form against a replay of real traces", "bold"))
     remark = "median |ln(predicted / replayed)| of mean, p50, p90, p99 over loads; calm: loads up to a half; no queue: "
-    console.print(Text(f"{remark}nobody waits; M/M/1: the textbook's queue of prompts. Iteration times are the same", "dim"))
+    console.print(
+        Text(f"{remark}nobody waits; M/M/1: the textbook's queue of prompts. Iteration times are the same", "dim")
+    )
     table = plain_table("trace", "error", "TTFT", "TPOT", "calm", "bias", "no queue", "M/M/1", "limit", gap=1)
     for id, one in report["sources"].items():
         limit = one["tolerance_percent"]

@@ -61,7 +61,6 @@ class Trace(Workload):
         return _day_profile(self.requests)
 
 
-
 def trace_ids(folder: Path = TRACE_FOLDER) -> list[str]:
     """The traces that travel with the package."""
     return sorted(path.stem for path in folder.glob("*.npz"))

@@ -33,7 +33,15 @@ from perfmodel.specs.trace import Requests, Trace, load_trace, trace_of
 from perfmodel.specs.workload import Slo
 from perfmodel.validation.tolerances import MARGIN_PERCENT, Tolerance, load_tolerances
 
-__all__ = ["LOADS", "TRAFFIC_TOLERANCES", "TrafficReport", "TrafficScore", "record_traffic", "run_traffic", "traffic_sources"]
+__all__ = [
+    "LOADS",
+    "TRAFFIC_TOLERANCES",
+    "TrafficReport",
+    "TrafficScore",
+    "record_traffic",
+    "run_traffic",
+    "traffic_sources",
+]
 
 TRAFFIC_TOLERANCES = Path(__file__).parent / "traffic_tolerances.toml"
 _HEAD = "# Written by `perfmodel validate --traffic --record`: median |ln(closed form / replay)| of the last record, in percent.\n"

@@ -91,7 +91,9 @@ def _asked(workload: Workload | None, concurrency: Any, load: Any, **given: Any)
     if rate is None and concurrency is None and load is None:
         rate = workload.arrival_rate_per_s
         if rate is None:
-            raise PlanError(f"workload: {workload.name or 'it'} has no arrival times; give arrival_rate_per_s or concurrency")
+            raise PlanError(
+                f"workload: {workload.name or 'it'} has no arrival times; give arrival_rate_per_s or concurrency"
+            )
     names = "prompt_tokens", "output_tokens", "burstiness", "dispersion", "prefix_hit"
     return {"arrival_rate_per_s": rate} | {name: getattr(merged, name) for name in names}
 
@@ -181,7 +183,7 @@ def serving_estimate_of(task: ServingTask) -> ServingEstimate:
             term_of(Node(name, node.cost, None, node.children))
             for name, node in (("prefill", point.prefill), ("decode_step", point.decode))
         ),
-        warnings=warnings,
+        warnings=(*warnings, *_slo_bounds(task)),
         notes=task.notes,
         sources=_sources(task),
     )
@@ -235,6 +237,23 @@ def _warnings(task: ServingTask, point: Point) -> list[dict[str, Any]]:
              "value": float(asked or 0.0), "valid": f"at most {point.batch:g} requests run in a replica"}
         )  # fmt: skip
     return found
+
+
+def _slo_bounds(task: ServingTask) -> list[Warned]:
+    """A limit that no load could keep: below one prompt alone, or a decode step of one answer, at perfect overlap."""
+    if task.slo is None:
+        return []
+    hit, length = task.workload.prefix_hit, mean_decode_length(task.prompt_tokens, task.output_tokens)
+    prompt = task.engine.prefill(1.0, task.prompt_tokens * (1.0 - hit), task.prompt_tokens * hit)
+    least = {
+        "ttft_s": float(task.software.request_s) + float(prompt.cost.lower),
+        "tpot_s": float(task.engine.decode(1.0, length).cost.lower),
+    }
+    return [
+        Warned(formula="slo", quantity=name, value=limit, valid=f"at least {bound:.3g} s on this layout, with no load")
+        for name, bound in least.items()
+        if (limit := getattr(task.slo, name)) is not None and limit < bound
+    ]
 
 
 def _request(task: ServingTask) -> dict[str, Any]:

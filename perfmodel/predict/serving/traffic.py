@@ -285,9 +285,7 @@ def _crowd(
     """
     most = rate_of_batch(limit, full.decode_s, full.added_s, demand.decode_steps)
     step_s = full.decode_s / limit
-    square = (
-        full.added_square + 2.0 * full.added_s * demand.decode_steps * step_s + demand.steps_square * step_s**2
-    )
+    square = full.added_square + 2.0 * full.added_s * demand.decode_steps * step_s + demand.steps_square * step_s**2
     free = np.maximum(limit - batch, 1e-9)
     cycle_s = gated_cycle_time(phases.decode_s, np.minimum(FULLEST, rate * phases.added_s))
     full_cycle_s = np.maximum(cycle_s, limit / (most * demand.decode_steps))
@@ -313,7 +311,8 @@ def _swells(
 ) -> list[tuple[Array, Array]]:  # fmt: skip
     """What rates that swell for as long as an answer takes add to an iteration and to a wait [s], at `SHARES`."""
     lasts_s = demand.decode_steps * cycle_s
-    deviation = np.sqrt((_at(demand.arrivals_index, lasts_s) - 1.0) / np.maximum(rate * lasts_s, 1e-9))
+    # A rate that varies slowly makes the index rise with the window; bursts shorter than that leave it level.
+    deviation = np.sqrt(_slope(demand.arrivals_index, lasts_s) / np.maximum(rate * lasts_s, 1e-9))
     slope_s = np.maximum(0.0, full.decode_s - phases.decode_s) / np.maximum(limit - batch, 1.0)
     most = FULLEST / (phases.added_s + slope_s * demand.decode_steps)
     usual_s = _usual_wait(phases, rate, phases.decode_s, lasts_s)
