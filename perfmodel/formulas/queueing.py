@@ -7,7 +7,6 @@ __all__ = [
     "allen_cunneen_waiting_time",
     "arrival_sees_work",
     "backlog_of_window",
-    "batch_of_rate",
     "crowd_of_window",
     "gated_cycle_time",
     "gated_residual_cycle",
@@ -16,7 +15,6 @@ __all__ = [
     "mm1_waiting_time",
     "modulated_cycle_time",
     "palm_excess",
-    "peakedness",
     "rate_of_batch",
     "split_dispersion",
     "wilson_hilferty_gamma",
@@ -63,11 +61,12 @@ def allen_cunneen_waiting_time(service_s, load, servers, arrival_variation, serv
 
     .. math:: W = \frac{\rho^{\sqrt{2 (m + 1)} - 1}}{m (1 - \rho)}\,\frac{c_a^2 + c_s^2}{2}\, s
 
-    Symbols      s  service_s [s] mean service;  \rho  load [1] share of time a server works;  m  servers [1] equal ones;
+    Symbols      s  service_s [s] mean service;  \rho  load [1] share of time a server works;  m  servers [1] alike;
                  c_a^2  arrival_variation [1] squared coefficient of variation of the time between arrivals;
                  c_s^2  service_variation [1] that of the service;  returns [s]
     Assumptions  the wait of exponential servers by Sakasegawa's exponent, scaled as Kingman's
-    Valid for    service_s >= 0; 0.001 <= load <= 0.999; servers >= 1; arrival_variation >= 0; service_variation >= 0
+    Valid for    service_s >= 0; 0.001 <= load <= 0.999; servers >= 1; arrival_variation >= 0;
+                 service_variation >= 0
     Monotone     service_s +; load +; arrival_variation +; service_variation +
     Source       Allen 1990, "Probability, Statistics, and Queueing Theory", 2nd ed., section 5.3 (Allen-Cunneen);
                  Sakasegawa 1977, "An approximation formula L_q = alpha rho^beta / (1 - rho)", doi:10.1007/BF02532775
@@ -102,7 +101,7 @@ def gated_residual_cycle(decode_s, load, backlog_s):
     Symbols      t_d  decode_s [s] a decode step of all running answers;
                  \rho  load [1] share of time that prompts add to iterations;
                  Z  backlog_s [s] mean work of prompts before a server that does nothing else;  returns [s]
-    Assumptions  gated service with vacations t_d; second moment of the cycle by its recursion; for Poisson arrivals exact
+    Assumptions  gated service with vacations t_d; second moment of the cycle by its recursion; exact for Poisson
     Valid for    decode_s >= 0; 0 <= load <= 0.999; backlog_s >= 0
     Monotone     decode_s +; backlog_s +
     Source       derived from C' = t_d + work arriving in C: E[C^2](1 - rho^2) = t_d^2 + 2 t_d rho E[C] + E[C] var; the
@@ -131,27 +130,8 @@ def rate_of_batch(batch, decode_s, added_s, decode_steps):
 
 
 @formula
-def batch_of_rate(arrival_rate_per_s, decode_s, added_s, decode_steps):
-    r"""Answers that run at an arrival rate, at the step time of that batch.
-
-    .. math:: B = \frac{\lambda (O - 1)\, t_d}{1 - \lambda a}
-
-    Symbols      \lambda  arrival_rate_per_s [1/s] requests;  t_d  decode_s [s] a decode step of the batch;
-                 a  added_s [s] what one prompt adds to the iterations, below 1 / lambda;
-                 O-1  decode_steps [1] decode steps of an answer, mean;  returns [1]
-    Assumptions  the inverse of rate_of_batch
-    Valid for    0 <= arrival_rate_per_s <= 50; decode_s >= 0; 0 <= added_s <= 0.01; decode_steps >= 0
-    Monotone     arrival_rate_per_s +; decode_s +; added_s +; decode_steps +
-    Limits       arrival_rate_per_s = 0 -> 0
-    Source       Little 1961, "A proof for the queuing formula L = lambda W", doi:10.1287/opre.9.3.383, and
-                 gated_cycle_time
-    """
-    return arrival_rate_per_s * decode_steps * decode_s / (1 - arrival_rate_per_s * added_s)
-
-
-@formula
 def backlog_of_window(window_s, work_rate, capacity, work_variance_per_s, dispersion, likelihood=1):
-    r"""Work that waits because more than usual arrived in the last so many seconds; its maximum over windows is the queue.
+    r"""Work that waits because more than usual came in the last so many seconds; its maximum over windows is the queue.
 
     .. math:: Z(x) = \frac{1}{c}\left(\sqrt{2\,\ell\, I(x)\, w\, x} - (c - \rho)\, x\right)
 
@@ -207,22 +187,6 @@ def split_dispersion(dispersion, ways):
 
 
 @formula
-def peakedness(dispersion):
-    r"""Variance over mean of the number of requests in service, were there places without end.
-
-    .. math:: z = 1 + \frac{I - 1}{2}
-
-    Symbols      I  dispersion [1] of arrivals in windows as long as a service;  returns [1]
-    Assumptions  exponential service; I slowly varying around that window
-    Valid for    dispersion >= 1
-    Monotone     dispersion +
-    Source       Whitt 1984, "Heavy-traffic approximations for service systems with blocking",
-                 doi:10.1002/j.1538-7305.1984.tb00018.x (z = (c_a^2 + 1) / 2)
-    """
-    return 1 + (dispersion - 1) / 2
-
-
-@formula
 def wilson_hilferty_gamma(mean, deviation, normal_score):
     r"""Percentile of a gamma law of given mean and standard deviation.
 
@@ -259,7 +223,7 @@ def arrival_sees_work(work_variance_per_s, mean_work_s):
 
 @formula
 def gated_token_time(cycle_s, first_cycle_s, load, decode_steps):
-    r"""Mean time between the tokens of an answer that began in a long iteration: what came meanwhile lengthens the next.
+    r"""Mean time between the tokens of an answer that began in a long iteration: what came lengthens the next.
 
     .. math:: T = C + (C_0 - C)\,\frac{\rho\,(1 - \rho^n)}{(1 - \rho)\, n}
 
@@ -310,7 +274,7 @@ def modulated_cycle_time(decode_s, batch, slope_s, added_s, decode_steps, arriva
     Valid for    decode_s >= 1; 0 <= batch <= 100; 0 <= slope_s <= 0.001; 0 <= added_s <= 0.01;
                  0 <= decode_steps <= 10; 0 <= arrival_rate_per_s <= 10
     Monotone     decode_s +; added_s +; decode_steps +; arrival_rate_per_s +; batch -
-    Source       derived from gated_cycle_time and Little's law; slow rates as in the pointwise stationary approximation,
+    Source       derived from gated_cycle_time and Little's law; slow rates: pointwise stationary approximation,
                  Green and Kolesar 1991, doi:10.1287/mnsc.37.1.84
     """
     return (decode_s - slope_s * batch) / (1 - arrival_rate_per_s * (added_s + slope_s * decode_steps))

@@ -184,7 +184,7 @@ class Workload(Spec):
 
 
 class Slo(Spec):
-    """Latency limits: `percentile` [1] of the requests have a TTFT [s] and a TPOT [s] below these. Raises `SpecError`."""
+    """Latency limits [s]: `percentile` [1] of the requests stay within both. Raises `SpecError`."""
 
     ttft_s: _Positive | None = None
     tpot_s: _Positive | None = None

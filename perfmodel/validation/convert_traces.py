@@ -1,4 +1,4 @@
-"""`python -m perfmodel.validation.convert_traces FOLDER`: the public traces as the small files of `perfmodel/data/traces`.
+"""`python -m perfmodel.validation.convert_traces FOLDER`: public traces as the small files of `perfmodel/data/traces`.
 
 Rule: every request of the Azure and Mooncake traces; of ShareGPT every eighth line from the first. Times are rounded to
 the millisecond and kept as differences; the hashes of Mooncake's blocks become the tokens that an unbounded prefix
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +43,8 @@ def _write(path: Path, requests: Requests, every: int) -> None:
     }
     if requests.cached_tokens.any():
         columns["cached_tokens"] = requests.cached_tokens[::every]
-    np.savez_compressed(path, **{name: _small(values) for name, values in columns.items()})
+    small: dict[str, Any] = {name: _small(values) for name, values in columns.items()}
+    np.savez_compressed(path, **small)
 
 
 def _small(values: np.ndarray) -> np.ndarray:

@@ -23,11 +23,11 @@ from perfmodel.errors import PlanError
 from perfmodel.formulas.queueing import mm1_waiting_time
 from perfmodel.predict.records import Record
 from perfmodel.predict.replay_serving import IterationCosts, Replayed, replay
+from perfmodel.predict.serving.demand import Demand, demand_of, solve_batch
 from perfmodel.predict.serving.estimate import places_of
 from perfmodel.predict.serving.operating import Point, open_arrivals
 from perfmodel.predict.serving.percentiles import attained_share, tpot_percentile, ttft_percentile
 from perfmodel.predict.serving.task import ServingTask, serving_task
-from perfmodel.predict.serving.traffic import Demand, demand_of, solve_batch
 from perfmodel.specs.registry import data_version
 from perfmodel.specs.trace import Requests, Trace, load_trace, trace_of
 from perfmodel.specs.workload import Slo
@@ -44,10 +44,13 @@ __all__ = [
 ]
 
 TRAFFIC_TOLERANCES = Path(__file__).parent / "traffic_tolerances.toml"
-_HEAD = "# Written by `perfmodel validate --traffic --record`: median |ln(closed form / replay)| of the last record, in percent.\n"
+_HEAD = (
+    "# Written by `perfmodel validate --traffic --record`: median |ln(closed form / replay)| of the last record, in "
+    "percent.\n"
+)
 LOADS = (0.3, 0.5, 0.7, 0.85)
 """Shares of what the replica can take at most."""
-_DEPLOYMENT = {"model": "llama-3.1-70b", "cluster": "dgx-h100", "layout": {"tp": 4}}
+_DEPLOYMENT: dict[str, Any] = {"model": "llama-3.1-70b", "cluster": "dgx-h100", "layout": {"tp": 4}}
 _TRACES = ("azure-conversation", "azure-code", "mooncake-conversation", "sharegpt")
 _FIGURES = ("mean", "p50", "p90", "p99")
 _SLO = Slo(ttft_s=2.0, tpot_s=0.06, percentile=0.9)
@@ -163,7 +166,7 @@ def _deployment() -> _Deployment:
     task = serving_task(
         **_DEPLOYMENT, prompt_tokens=1024, output_tokens=256, concurrency=1, arrival_rate_per_s=None, weights="bf16",
         activations=None, kv_cache=None, batching="continuous", software=None, arrivals="closed-loop",
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
     software = task.software
     costs = IterationCosts(task.engine, float(software.max_batch), float(software.max_batched_tokens))
     blocks = float(task.memory.blocks(float(software.max_batched_tokens), float(software.max_batch)))

@@ -14,12 +14,12 @@ from perfmodel.formulas.serving import mean_decode_length
 from perfmodel.predict.cost import Node, total
 from perfmodel.predict.layout import ParallelLayout
 from perfmodel.predict.records import Warned, term_of
+from perfmodel.predict.serving.demand import demand_of
 from perfmodel.predict.serving.intervals import serving_interval, serving_widenings
 from perfmodel.predict.serving.operating import Point, closed_loop, open_arrivals, static_batch
 from perfmodel.predict.serving.percentiles import attained_share, tpot_percentile, ttft_percentile
 from perfmodel.predict.serving.records import ServingEstimate, ServingMemoryBytes
 from perfmodel.predict.serving.task import ARRIVALS, ServingTask, serving_task
-from perfmodel.predict.serving.traffic import demand_of
 from perfmodel.specs.huggingface import model_reference
 from perfmodel.specs.quantity import cited
 from perfmodel.specs.registry import data_version

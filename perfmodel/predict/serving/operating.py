@@ -15,9 +15,10 @@ from perfmodel.formulas.serving import (
     static_batch_latency,
 )
 from perfmodel.predict.cost import Node
+from perfmodel.predict.serving.demand import Demand, phases_of, solve_batch
 from perfmodel.predict.serving.engine import Engine
 from perfmodel.predict.serving.load import Load
-from perfmodel.predict.serving.traffic import Demand, Traffic, phases_of, solve_batch, traffic_at
+from perfmodel.predict.serving.traffic import Traffic, traffic_at
 
 __all__ = ["Arrivals", "Point", "closed_loop", "open_arrivals", "static_batch"]
 

@@ -6,8 +6,9 @@ from statistics import NormalDist
 
 import numpy as np
 
+from perfmodel.predict.serving.demand import SHARES
 from perfmodel.predict.serving.operating import Point
-from perfmodel.predict.serving.traffic import SHARES, attainment
+from perfmodel.predict.serving.traffic import attainment
 from perfmodel.specs.workload import Slo
 
 __all__ = ["attained_share", "tpot_percentile", "ttft_percentile"]
@@ -58,8 +59,8 @@ def _tokens_below(point: Point, limit_s: float) -> float:
 
 def _between(quantiles_s: np.ndarray, share: float) -> float:
     """A percentile between those of `SHARES`, linear in the normal score."""
-    scores = [NormalDist().inv_cdf(one) for one in SHARES]
-    return float(np.interp(NormalDist().inv_cdf(share), scores, np.asarray(quantiles_s).reshape(len(SHARES), -1)[:, 0]))
+    scores = [NormalDist().inv_cdf(float(one)) for one in SHARES]
+    return float(np.interp(NormalDist().inv_cdf(share), scores, quantiles_s[:, 0]))
 
 
 def _below(point: Point, time_s: float) -> float:

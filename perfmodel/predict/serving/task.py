@@ -98,7 +98,7 @@ def serving_task(
     workload = Workload(
         prompt_tokens=_tokens("prompt_tokens", prompt_tokens), output_tokens=_tokens("output_tokens", output_tokens),
         arrival_rate_per_s=None if arrival_rate_per_s is None else float(arrival_rate_per_s),
-        burstiness=_number("burstiness", burstiness), dispersion=tuple(tuple(row) for row in dispersion),
+        burstiness=_number("burstiness", burstiness), dispersion=_rows(dispersion),
         prefix_hit=_number("prefix_hit", prefix_hit, 1.0),
     )  # fmt: skip
     precisions = make_precisions(weights, activations, kv_cache)
@@ -152,6 +152,12 @@ def _tokens(name: str, value: Any) -> int | TokenCounts:
     if isinstance(value, TokenCounts):
         return value
     return TokenCounts(**value) if isinstance(value, Mapping) else _count(name, value)
+
+
+def _rows(dispersion: Any) -> tuple[tuple[float, float, float], ...]:
+    if not isinstance(dispersion, (list, tuple)) or not all(isinstance(row, (list, tuple)) for row in dispersion):
+        raise PlanError("dispersion: must be rows of a window [s] and the indices of requests and of prompt tokens")
+    return tuple((window, requests, tokens) for window, requests, tokens in dispersion)
 
 
 def _mean(tokens: int | TokenCounts) -> float:
