@@ -84,9 +84,8 @@ def test_other_public_formats_are_read(tmp_path: Path) -> None:
     mooncake = pm.load_trace(tmp_path / "m.jsonl")
     assert mooncake.requests.cached_tokens.tolist() == [0, 1024]
     assert mooncake.requests.arrival_s.tolist() == [0.0, 3.0]
-    (tmp_path / "b.csv").write_text(
-        "Timestamp,Model,Request tokens,Response tokens\n5,GPT-4,472,18\n45,GPT-4,1087,230\n"
-    )
+    burst = "Timestamp,Model,Request tokens,Response tokens\n5,GPT-4,472,18\n45,GPT-4,1087,230\n"
+    (tmp_path / "b.csv").write_text(burst)
     assert pm.load_trace(tmp_path / "b.csv").arrival_rate_per_s == pytest.approx(1 / 40, rel=1e-12, abs=0)
     (tmp_path / "n.csv").write_text(CSV + "XXX,42,285\n")
     assert pm.load_trace(tmp_path / "n.csv").arrival_rate_per_s is None
@@ -106,7 +105,8 @@ BAD = {
     "json text": ('{"timestamp": 1, "input_length": 5, "output_length": 2}\n{oops\n', "2: not valid JSON"),
     "json negative": ('{"timestamp": 1, "input_length": -5, "output_length": 2}\n', "1: prompt tokens: .*-5"),
     "json unsorted": (
-        '{"timestamp": 9, "input_length": 5, "output_length": 2}\n{"timestamp": 1, "input_length": 5, "output_length": 2}',
+        '{"timestamp": 9, "input_length": 5, "output_length": 2}\n'
+        '{"timestamp": 1, "input_length": 5, "output_length": 2}',
         "2: timestamp: lies before",
     ),
 }
@@ -148,9 +148,9 @@ def test_a_wrong_workload_is_refused(given: dict, said: str) -> None:
 
 
 def test_a_wrong_slo_is_refused() -> None:
-    for given in ({"ttft_s": 0.0}, {"percentile": 1.0}, {"tpot": 1.0}):
+    for asked in ({"ttft_s": 0.0}, {"percentile": 1.0}, {"tpot": 1.0}):
         with pytest.raises(SpecError):
-            pm.Slo(**given)
+            pm.Slo(**asked)
 
 
 @settings(max_examples=40, deadline=None)

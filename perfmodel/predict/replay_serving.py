@@ -92,9 +92,15 @@ def _decode_grid(engine: Engine, batches: tuple[float, ...]) -> list[list[float]
 
 
 def _mixed_grid(engine: Engine, batches: tuple[float, ...], tokens: tuple[float, ...]) -> list[list[list[float]]]:
-    total, context, batch = (
-        axis.ravel() for axis in np.meshgrid(tokens, _CONTEXTS, np.maximum(batches, 1e-9), indexing="ij")
-    )
+    alone = _mixed(engine, (0.0,), tokens)
+    return [
+        [[first[0], *others] for first, others in zip(*rows, strict=True)]
+        for rows in zip(alone, _mixed(engine, batches[1:], tokens), strict=True)
+    ]
+
+
+def _mixed(engine: Engine, batches: tuple[float, ...], tokens: tuple[float, ...]) -> list[list[list[float]]]:
+    total, context, batch = (axis.ravel() for axis in np.meshgrid(tokens, _CONTEXTS, batches, indexing="ij"))
     # One chunk of all tokens after a past, or, where the context is shorter than such a chunk has, several alone.
     several = context < total / 2
     prompts = np.where(several, total / (2 * context), 1.0)

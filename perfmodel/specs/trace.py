@@ -152,7 +152,7 @@ def _seconds(label: str, numbers: Sequence[int], stamps: Sequence[str]) -> np.nd
     """Times [s] from dates or numbers; nothing where every line says that its time is not given."""
     if set(stamps) == {"XXX"}:
         return np.array([])
-    for read in (_as_dates, _as_numbers):
+    for read in (_as_numbers, _as_dates):
         try:
             found = read(stamps)
         except ValueError:
@@ -160,7 +160,7 @@ def _seconds(label: str, numbers: Sequence[int], stamps: Sequence[str]) -> np.nd
         if np.isfinite(found).all():
             return found
     for number, stamp in zip(numbers, stamps, strict=True):
-        for read in (_as_dates, _as_numbers):
+        for read in (_as_numbers, _as_dates):
             try:
                 if np.isfinite(read([stamp])).all():
                     break

@@ -25,7 +25,7 @@ WINDOWS_S = np.logspace(-3.0, 4.5, 26)
 _LOG_WINDOWS = np.log(WINDOWS_S)
 _CURVE = 25
 _LEAST_BATCH = 0.01
-_REFINEMENTS = 3
+_REFINEMENTS = 7
 _ADDED_BATCHES = 9
 
 
@@ -197,11 +197,15 @@ def solve_batch(engine: Engine, rate: Array, demand: Demand, limit: float) -> tu
     wanted = np.minimum(np.atleast_1d(np.asarray(rate, dtype=float)), known[-1])
     above = np.clip(np.searchsorted(known, wanted), 1, _CURVE - 1)
     low, high = curve[above - 1], curve[above]
-    for _ in range(_REFINEMENTS):
-        low_rate, high_rate = rates(low), rates(high)
-        share = np.clip((wanted - low_rate) / np.maximum(high_rate - low_rate, 1e-300), 0.0, 1.0)
-        middle = low + share * (high - low)
-        over = rates(middle) > wanted
-        low, high = np.where(over, low, middle), np.where(over, middle, high)
-    found = np.where(wanted <= known[0], curve[0] * wanted / known[0], 0.5 * (low + high))
+    low_rate, high_rate = known[above - 1], known[above]
+    for at in range(_REFINEMENTS):
+        # The straight line, and every other time the middle: steps jump where a tile fills.
+        share = 0.5 if at % 2 else (wanted - low_rate) / np.maximum(high_rate - low_rate, 1e-300)
+        middle = low + np.clip(share, 0.0, 1.0) * (high - low)
+        rate_there = rates(middle)
+        over = rate_there > wanted
+        low, low_rate = np.where(over, low, middle), np.where(over, low_rate, rate_there)
+        high, high_rate = np.where(over, middle, high), np.where(over, rate_there, high_rate)
+    share = np.clip((wanted - low_rate) / np.maximum(high_rate - low_rate, 1e-300), 0.0, 1.0)
+    found = np.where(wanted <= known[0], curve[0] * wanted / known[0], low + share * (high - low))
     return np.where(wanted >= known[-1], curve[-1], found), float(known[-1])
