@@ -73,6 +73,12 @@ class Demand:
         """Increase of the index of requests around that window, for each e-fold of it."""
         return np.interp(np.log(window_s), _LOG_WINDOWS, self.slopes)
 
+    def tokens_slope_at(self, window_s: Array) -> Array:
+        """The same of prompt tokens, times mean square over squared mean of a prompt: of their rate, not of an index."""
+        slopes = np.maximum(0.0, np.gradient(self.tokens_index, _LOG_WINDOWS))
+        spread = float(self.shares @ self.prompts**2) / self.prompt_tokens**2
+        return spread * np.interp(np.log(window_s), _LOG_WINDOWS, slopes)
+
 
 def demand_of(workload: Workload, replicas: float = 1.0, max_seq_len: float = math.inf) -> Demand:
     """The demand on one of so many replicas among which requests are spread at random; a context clips prompts."""

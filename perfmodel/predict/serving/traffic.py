@@ -206,16 +206,20 @@ def _swell(one: _Replica) -> tuple[Array, Array]:
     phases, demand = one.phases, one.demand
     lasts_s = demand.decode_steps * one.cycle_s
     # A rate that varies slowly makes the index rise with the window; bursts shorter than that leave it level.
-    deviation = np.sqrt(demand.slope_at(lasts_s) / np.maximum(one.rate * lasts_s, _LEAST))
+    usual = np.maximum(one.rate * lasts_s, _LEAST)
+    requests = np.maximum(_LEAST, 1.0 + _SCORES * np.sqrt(demand.slope_at(lasts_s) / usual))
+    tokens = np.maximum(_LEAST, 1.0 + _SCORES * np.sqrt(demand.tokens_slope_at(lasts_s) / usual))
+    # Prompts may grow longer while more of them come.
+    added_s = phases.added_s * tokens / requests
     slope_s = np.maximum(0.0, one.full.decode_s - phases.decode_s) / np.maximum(one.limit - one.batch, 1.0)
-    most = FULLEST / (phases.added_s + slope_s * demand.decode_steps)
-    rate = np.clip(one.rate * (1.0 + _SCORES * deviation), 0.0, most)
+    rate = np.minimum(one.rate * requests, FULLEST / (added_s + slope_s * demand.decode_steps))
     batch = np.minimum(one.batch, one.limit)
-    cycle_s = modulated_cycle_time(phases.decode_s, batch, slope_s, phases.added_s, demand.decode_steps, rate)
+    cycle_s = modulated_cycle_time(phases.decode_s, batch, slope_s, added_s, demand.decode_steps, rate)
     cycle_s = np.minimum(cycle_s, _full_cycle_s(one))
-    step_s = cycle_s * (1.0 - np.minimum(FULLEST, rate * phases.added_s))
+    busy = rate * added_s / phases.added_s
+    step_s = cycle_s * (1.0 - np.minimum(FULLEST, busy * phases.added_s))
     usual_s = _usual_wait(phases, one.rate, phases.decode_s, lasts_s)
-    return cycle_s - one.cycle_s, _usual_wait(phases, rate, step_s, lasts_s) - usual_s
+    return cycle_s - one.cycle_s, _usual_wait(phases, busy, step_s, lasts_s) - usual_s
 
 
 def _usual_wait(phases: Phases, rate: Array, decode_s: Array, lasts_s: Array) -> Array:
