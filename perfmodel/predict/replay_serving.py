@@ -1,9 +1,9 @@
 """A replay of one serving replica, iteration by iteration: what closed forms of queueing are compared with.
 
-Only tests and validation call it. Requests are served one by one in the order of a trace: admission first come first
-served while places and blocks last, prompts in chunks beside running answers (or alone, where the software does not mix
-phases), an answer that finds no block is sent back and computed again. Each iteration takes what the same `Engine`
-says, read off a grid; steps between two events are taken at once.
+Only tests and validation call it. Requests are served in the order of a trace while places and blocks last, prompts in
+chunks beside running answers (or alone, where the software does not mix phases); a prompt takes its blocks when its
+first chunk is computed, and an answer that finds no block is sent back and computed again. Each iteration takes what
+the same `Engine` says, read off a grid; steps between two events are taken at once.
 """
 
 from __future__ import annotations
@@ -142,34 +142,40 @@ class _Replica:
         self.began = [0] * count
         self.before = [0] * count
 
-    def admit(self) -> None:
-        """Waiting requests take places while places and blocks last; one always may."""
-        while self.waiting and len(self.running) + len(self.filling) < self.limit:
-            tokens = self._padded(self.prompt[self.waiting[0]])
-            if self.held + tokens > self.capacity and (self.running or self.filling):
-                return
-            self.held += tokens
+    def chunks(self) -> list[tuple[int, int]]:
+        """What the next iteration takes of prompts, (request, tokens): begun ones, then waiting ones in order.
+
+        A prompt takes a place and all its blocks when it begins; one may always begin.
+        """
+        left = self.budget - (len(self.running) if self.costs.mixes else 0)
+        found = []
+        for one in self.filling:
+            found.append((one, min(self.prompt[one] - self.done[one], max(1, left))))
+            left -= found[-1][1]
+            if left <= 0:
+                return found
+        while self.waiting and left > 0 and len(self.running) + len(self.filling) < self.limit:
+            one = self.waiting[0]
+            needs = self._padded(self.prompt[one])
+            if self.held + needs > self.capacity and (self.running or self.filling):
+                break
+            self.held += needs
             self.filling.append(self.waiting.popleft())
+            found.append((one, min(self.prompt[one] - self.done[one], left)))
+            left -= found[-1][1]
+        return found
 
     def _padded(self, tokens: int) -> float:
         return tokens + self.block / 2
 
-    def fill(self) -> None:
-        """One iteration with chunks of prompts."""
-        batch = len(self.running)
-        left = self.budget - (batch if self.costs.mixes else 0)
-        tokens = reached = 0
-        ended = []
-        for one in self.filling:
-            chunk = min(self.prompt[one] - self.done[one], max(1, left - tokens))
-            reached += chunk * (self.done[one] + chunk / 2)
-            tokens += chunk
+    def fill(self, chunks: list[tuple[int, int]]) -> None:
+        """One iteration with these chunks of prompts."""
+        batch, length = len(self.running), self._mean_length()
+        tokens = sum(chunk for _, chunk in chunks)
+        reached = sum(chunk * (self.done[one] + chunk / 2) for one, chunk in chunks)
+        for one, chunk in chunks:
             self.done[one] += chunk
-            if self.done[one] == self.prompt[one]:
-                ended.append(one)
-            if tokens >= left:
-                break
-        length = self._mean_length(batch)
+        ended = [one for one, _ in chunks if self.done[one] == self.prompt[one]]
         self.now += self.costs.iteration_s(tokens, reached / tokens, len(ended), batch, length)
         self.iterations += 1
         if self.costs.mixes:
@@ -178,14 +184,16 @@ class _Replica:
             self.filling.remove(one)
             self._begin(one)
 
-    def _mean_length(self, batch: int) -> float:
+    def _mean_length(self) -> float:
+        """Tokens in the cache of a running answer."""
+        batch = len(self.running)
         filled = sum(self._padded(self.prompt[one]) for one in self.filling)
         return max(1.0, (self.held - filled) / batch - self.block / 2) if batch else 1.0
 
     def decode(self, next_arrival: float) -> None:
         """Steps until an answer ends or a request arrives."""
         batch = len(self.running)
-        length, most = self._mean_length(batch), self.running[0][0] - self.step
+        length, most = self._mean_length(), self.running[0][0] - self.step
         each = self.costs.decode_s(batch, length)
         steps = most
         if next_arrival < float("inf"):
@@ -249,9 +257,8 @@ def replay(
         while at < count and arrivals[at] <= one.now:
             one.waiting.append(at)
             at += 1
-        one.admit()
-        if one.filling:
-            one.fill()
+        if chunks := one.chunks():
+            one.fill(chunks)
         elif one.running:
             one.decode(arrivals[at] if at < count else float("inf"))
         else:

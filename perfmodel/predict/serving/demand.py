@@ -74,7 +74,7 @@ class Demand:
         return np.interp(np.log(window_s), _LOG_WINDOWS, self.slopes)
 
     def tokens_slope_at(self, window_s: Array) -> Array:
-        """The same of prompt tokens, times mean square over squared mean of a prompt: of their rate, not of an index."""
+        """The same of prompt tokens, times mean square over squared mean of a prompt: of their rate."""
         slopes = np.maximum(0.0, np.gradient(self.tokens_index, _LOG_WINDOWS))
         spread = float(self.shares @ self.prompts**2) / self.prompt_tokens**2
         return spread * np.interp(np.log(window_s), _LOG_WINDOWS, slopes)
