@@ -209,6 +209,29 @@ def test_a_limit_below_the_bound_is_said_so() -> None:
 
 
 @pytest.mark.parametrize(
+    ("model", "changes"),
+    [
+        ("mamba-codestral-7b", {}),
+        ("mixtral-8x7b", {"layout": {"tp": 4}}),
+        ("llama-3.1-70b", {"layout": {"tp": 2, "pp": 2, "dp": 2}}),
+        ("llama-3.1-8b", {"output_tokens": 1}),
+        ("llama-3.1-8b", {"arrival_rate_per_s": 1e-6}),
+        ("llama-3.1-8b", {"burstiness": 0.0, "prefix_hit": 0.99}),
+        ("llama-3.1-8b", {"burstiness": 1e5, "software": "sglang-2025"}),
+        ("llama-3.1-8b", {"prompt_tokens": 500_000}),
+        ("llama-3.1-8b", {"software": "tensorrt-llm-2024"}),
+    ],
+)
+def test_every_corner_has_finite_ordered_latencies(model: str, changes: dict) -> None:
+    asked: dict = {"prompt_tokens": 1024, "output_tokens": 256, "layout": {"tp": 1}, "arrival_rate_per_s": 2.0}
+    one = pm.estimate_serving(model, "dgx-h100", **(asked | changes))
+    assert json.loads(one.to_json())["document"] == "perfmodel/serving-estimate/1"
+    assert 0 < one.ttft_p50_s <= one.ttft_p90_s <= one.ttft_p99_s
+    assert 0 <= one.tpot_p50_s <= one.tpot_p90_s <= one.tpot_p99_s
+    assert one.ttft_lower_s <= one.ttft_s <= one.ttft_upper_s
+
+
+@pytest.mark.parametrize(
     ("changes", "error", "said"),
     [
         ({"arrival_rate_per_s": 1.0, "burstiness": -1.0}, PlanError, "burstiness"),
@@ -221,6 +244,7 @@ def test_a_limit_below_the_bound_is_said_so() -> None:
         ({"workload": "azure-code"}, PlanError, "load_trace"),
         ({"concurrency": 3, "prompt_tokens": None}, PlanError, "prompt_tokens: missing"),
         ({"arrival_rate_per_s": 1.0, "dispersion": [1.0]}, PlanError, "dispersion"),
+        ({"arrival_rate_per_s": 1.0, "dispersion": [[1.0, 2.0]]}, PlanError, "dispersion"),
         ({"arrival_rate_per_s": 1.0, "software": "vllm-2031"}, SpecError, "vllm-2025"),
         ({"arrival_rate_per_s": 1.0, "kv_cache": "fp4"}, PlanError, "kv_cache"),
     ],

@@ -10,7 +10,7 @@ from typing import Any
 from perfmodel._version import __version__
 from perfmodel.errors import PlanError
 from perfmodel.formulas.cost import cost_usd_per_mtok, energy_j
-from perfmodel.formulas.serving import mean_decode_length
+from perfmodel.formulas.serving import concurrency_of_rate, mean_decode_length
 from perfmodel.predict.cost import Node, total
 from perfmodel.predict.layout import ParallelLayout
 from perfmodel.predict.records import Warned, term_of
@@ -163,7 +163,7 @@ def serving_estimate_of(task: ServingTask) -> ServingEstimate:
         output_tokens_per_s=tokens_per_s,
         output_tokens_per_s_per_accelerator=tokens_per_s / used,
         batch=point.batch,
-        in_flight=requests_per_s * point.latency_s,
+        in_flight=float(concurrency_of_rate(requests_per_s, point.latency_s)),
         max_requests_per_s=None if most is None else most * replicas,
         waiting_s=point.waiting_s,
         prompt_load=None if point.traffic is None else float(point.traffic.load[0]),
@@ -223,7 +223,10 @@ def _joules_per_s(task: ServingTask, point: Point) -> float:
     """Power [W] of the deployment: cores and memory busy as in the mix of its iterations, servers always on."""
     part, decode = task.cluster.accelerator, point.decode
     busy = total(leaf.cost for leaf in decode.leaves())
-    share = min(1.0, float((busy.compute_s + busy.memory_s) / decode.cost.seconds)) * (point.load or 1.0)
+    share = min(1.0, float((busy.compute_s + busy.memory_s) / decode.cost.seconds))
+    if point.traffic is not None:
+        # The replica rests while nobody is there: the chance of none, where requests come by themselves.
+        share *= 1.0 - math.exp(-float(concurrency_of_rate(point.requests_per_s, point.latency_s)))
     one = energy_j(share, 1.0, float(part.tdp_w), float(part.idle_w)) + float(task.cluster.server_overhead_w)
     return float(one) * task.layout.accelerators * float(task.cluster.pue)
 

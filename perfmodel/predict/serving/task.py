@@ -155,7 +155,8 @@ def _tokens(name: str, value: Any) -> int | TokenCounts:
 
 
 def _rows(dispersion: Any) -> tuple[tuple[float, float, float], ...]:
-    if not isinstance(dispersion, (list, tuple)) or not all(isinstance(row, (list, tuple)) for row in dispersion):
+    rows = dispersion if isinstance(dispersion, (list, tuple)) else [None]
+    if not all(isinstance(row, (list, tuple)) and len(row) == 3 for row in rows):
         raise PlanError("dispersion: must be rows of a window [s] and the indices of requests and of prompt tokens")
     return tuple((window, requests, tokens) for window, requests, tokens in dispersion)
 
