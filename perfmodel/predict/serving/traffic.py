@@ -268,7 +268,8 @@ def _first_quantiles(one: _Replica, ttft_s: Array, prompts: _Queue, crowd: _Crow
     own_s = one.phases.added_quantiles_s - one.phases.added_s
     queued_s = gain * (prompts.quantiles_s - prompts.mean_s)
     crowded_s = crowd.waiting_quantiles_s - crowd.waiting_s
-    deviations_s = _joined(queued_s, own_s, _PHASE * one.cycle_s, crowded_s)
+    # Bursts that crowd the replica lengthen its queue as well: these two rise together.
+    deviations_s = _joined(queued_s, own_s, _PHASE * one.cycle_s) + crowded_s
     return _rising(np.maximum(request_s, ttft_s + deviations_s))
 
 
@@ -278,7 +279,7 @@ def _token_quantiles(one: _Replica, tpot_s: Array, tokens: _Tokens, crowd: _Crow
     usual_s = least_s + wilson_hilferty_gamma(over_s, tokens.spread_s, _SCORES) - tokens.mean_s
     # Near the most that an iteration takes nothing is left to vary.
     free = np.sqrt(np.clip((most_s - tpot_s) / np.maximum(most_s - tokens.mean_s, 1e-12), 0.0, 1.0))
-    deviations_s = free * _joined(usual_s, crowd.slower_quantiles_s - crowd.slower_s)
+    deviations_s = free * (usual_s + crowd.slower_quantiles_s - crowd.slower_s)
     return _rising(np.clip(tpot_s + deviations_s, least_s, most_s))
 
 
