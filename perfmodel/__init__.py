@@ -18,7 +18,9 @@ _HOMES = {
     "ParallelLayout": "perfmodel.predict.layout",
     "PerfModelError": "perfmodel.errors",
     "PlanError": "perfmodel.errors",
+    "Slo": "perfmodel.specs.workload",
     "SpecError": "perfmodel.errors",
+    "Workload": "perfmodel.specs.workload",
     "estimate_attention": "perfmodel.predict.kernel_estimates",
     "estimate_collective": "perfmodel.predict.kernel_estimates",
     "estimate_gemm": "perfmodel.predict.kernel_estimates",
@@ -31,6 +33,7 @@ _HOMES = {
     "load_host": "perfmodel.specs.host",
     "load_model": "perfmodel.specs.huggingface",
     "load_software": "perfmodel.specs.software",
+    "load_trace": "perfmodel.specs.trace",
     "plan_training": "perfmodel.plan.training",
 }
 

@@ -131,7 +131,7 @@ def test_more_requests_raise_the_rate_and_the_time_per_token() -> None:
 
 def test_an_arrival_rate_meets_little_and_diverges_to_saturation() -> None:
     calm = estimate(concurrency=None, arrival_rate_per_s=2.0)
-    assert calm.batch == pytest.approx(2.0 * calm.request_latency_s, rel=1e-6, abs=0)
+    assert calm.in_flight == pytest.approx(2.0 * calm.request_latency_s, rel=1e-6, abs=0)
     assert not calm.saturated
     busy = estimate(concurrency=None, arrival_rate_per_s=500.0)
     assert busy.saturated
@@ -171,8 +171,8 @@ def test_other_kinds_of_layers_are_priced(model: str, weights: str) -> None:
     [
         ({"weights": "fp9"}, "fp8"),
         ({"kv_cache": "int3"}, "kv_cache"),
-        ({"concurrency": None}, "give one of the two"),
-        ({"arrival_rate_per_s": 1.0}, "give one of the two"),
+        ({"concurrency": None}, "give one of the three"),
+        ({"arrival_rate_per_s": 1.0}, "give one of the three"),
         ({"concurrency": None, "arrival_rate_per_s": -1.0}, "arrival_rate_per_s"),
         ({"prompt_tokens": 0}, "prompt_tokens"),
         ({"layout": {"tp": 3}}, "must divide"),

@@ -94,8 +94,13 @@ def validate(args: Namespace) -> int:
     """`perfmodel validate`: 1 where a source is over its tolerance."""
     from perfmodel import validation
 
-    if args.kernels and args.serving:
-        raise PlanError("--kernels, --serving: give one of the two")
+    asked = [name for name in ("kernels", "serving", "traffic") if getattr(args, name)]
+    if len(asked) > 1:
+        raise PlanError(f"{', '.join('--' + name for name in asked)}: give one of them")
+    if args.traffic:
+        from perfmodel.cli.traffic import validate_traffic
+
+        return validate_traffic(args)
     if args.serving:
         from perfmodel.cli.serving import validate_serving
 

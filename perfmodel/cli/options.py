@@ -23,6 +23,7 @@ __all__ = [
     "LAYOUT",
     "OPTIONS",
     "PLAN_TRAINING",
+    "SLO",
     "Option",
     "checked",
     "json_schema",
@@ -46,8 +47,9 @@ ALGORITHMS = ("auto", "ring", "tree", "in_network", "halving_doubling", "star", 
 
 @dataclass(frozen=True)
 class Option:
-    """One option. `kind` is text, spec (an id, a path, or a table in a file), whole, number, switch, texts, wholes or
-    shares (a table of numbers, NAME=X as a flag); `choices` are the names allowed, those of a table's keys too;
+    """One option. `kind` is text, spec (an id, a path, or a table in a file), whole, number, switch, texts, wholes,
+    tokens (a whole number, or a table in a file), rows (rows of numbers, in a file only) or shares (a table of numbers,
+    NAME=X as a flag); `choices` are the names allowed, those of a table's keys too;
     `complete` is the kind of description whose ids complete it."""
 
     name: str
@@ -137,10 +139,18 @@ PLAN_TRAINING = _SCENARIO + _TRAINED + _SEARCH
 ESTIMATE_TRAINING = _SCENARIO + _TRAINED + LAYOUT
 ESTIMATE_MEMORY = tuple(option for option in ESTIMATE_TRAINING if option.name != "tokens")
 _SERVED = (
-    Option("prompt_tokens", "whole", "tokens of a prompt", low=1, required=True),
-    Option("output_tokens", "whole", "tokens of an answer", low=1, required=True),
+    Option("trace", "spec", "requests as recorded: a shipped id or a file (CSV, JSON lines, .gz)", complete="traces"),
+    Option("prompt_tokens", "tokens", "tokens of a prompt (in a file also a table of mean, p50, p90, p99)", low=1),
+    Option("output_tokens", "tokens", "tokens of an answer (in a file also such a table)", low=1),
     Option("concurrency", "whole", "requests in flight, or the size of a static batch", low=1),
-    Option("arrival_rate_per_s", "number", "requests a second of the whole deployment, Poisson", low=0),
+    Option("arrival_rate_per_s", "number", "requests a second of the whole deployment", low=0),
+    Option("load", "text", "instead of a rate or a concurrency: every place taken", choices=("maximum",)),
+    Option("burstiness", "number", "squared variation of the time between arrivals (default: 1, Poisson)", low=0),
+    Option("prefix_hit", "number", "share of prompt tokens found in the cache", low=0, high=1),
+    Option("ttft_s", "number", "limit of the time to the first token [s]", low=0),
+    Option("tpot_s", "number", "limit of the time per output token [s]", low=0),
+    Option("percentile", "number", "share of the requests that must keep the limits (default: 0.9)", low=0, high=1),
+    Option("dispersion", "rows", "burstiness over windows: (window [s], requests, prompt tokens), as a trace gives it"),
     Option("weights", "text", "precision of the weights", choices=WEIGHTS, default="bf16"),
     Option("activations", "text", "precision of inputs of products (default: as the weights ask)", choices=INPUTS),
     Option("kv_cache", "text", "precision of the cache (default: bf16)", choices=CACHES),
@@ -205,6 +215,8 @@ CALIBRATE = (
     ),
     Option("dtype", "text", "rows of this format: bf16, fp8, fp8-block, nvfp4, ... (default: the only one, or bf16)"),
 )
+SLO = ("ttft_s", "tpot_s", "percentile")
+"""Keys of the table `slo` of a document, on the command line by their own names."""
 OPTIONS = {option.name: option for option in (*_SCENARIO, *_TRAINED, *_SEARCH, *_SERVED, *LAYOUT)}
 
 
@@ -225,8 +237,14 @@ def checked(option: Option, value: Any, label: str, *, typed_as: str | None = No
             raise PlanError(f"{label}: must be an id, a path or a table (got {got})")
     elif option.kind == "whole":
         return _whole(option, value, label, got)
+    elif option.kind == "tokens":
+        return dict(value) if isinstance(value, Mapping) else _whole(option, value, label, got)
     elif option.kind == "number":
         return _number(option, value, label, got)
+    elif option.kind == "rows":
+        if not isinstance(value, (list, tuple)) or not all(isinstance(row, (list, tuple)) for row in value):
+            raise PlanError(f"{label}: must be a list of rows of numbers (got {got})")
+        return tuple(tuple(row) for row in value)
     elif option.kind == "switch":
         if not isinstance(value, bool):
             raise PlanError(f"{label}: must be true or false (got {got})")
@@ -263,7 +281,7 @@ def _shares(option: Option, value: Any, label: str, got: str) -> dict[str, float
 
 
 def _typed(option: Option, text: str) -> Any:
-    if option.kind in ("whole", "number"):
+    if option.kind in ("whole", "tokens", "number"):
         return _number_in(text)
     if option.kind == "texts":
         return [part.strip() for part in text.split(",")]
@@ -322,6 +340,8 @@ _JSON_KINDS: dict[str, dict[str, Any]] = {
     "text": {"type": "string"},
     "spec": {"anyOf": [{"type": "string"}, {"type": "object"}]},
     "whole": {"type": "integer"},
+    "tokens": {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "object"}]},
+    "rows": {"type": "array", "items": {"type": "array", "items": {"type": "number"}}},
     "number": {"type": "number"},
     "switch": {"type": "boolean"},
     "texts": {"type": "array", "items": {"type": "string"}},
@@ -338,6 +358,12 @@ def json_schema() -> dict[str, Any]:
         "description": "the layout keys in a table of their own",
         "type": "object",
         "properties": layout,
+        "additionalProperties": False,
+    }
+    properties["slo"] = {
+        "description": "the latency limits in a table of their own",
+        "type": "object",
+        "properties": {name: properties[name] for name in SLO},
         "additionalProperties": False,
     }
     return {

@@ -61,6 +61,7 @@ _METAVARS = {
     "number": "X",
     "spec": "ID",
     "text": "NAME",
+    "tokens": "N",
     "texts": "NAMES",
     "wholes": "N,N",
     "shares": "NAME=X",
@@ -196,7 +197,8 @@ def _scenario(parser: argparse.ArgumentParser, options: Iterable[Option]) -> Non
     )
     layout = parser.add_argument_group("layout")
     for option in options:
-        _add(layout if option in LAYOUT else scenario, option)
+        if option.kind != "rows":  # rows of numbers belong in a file
+            _add(layout if option in LAYOUT else scenario, option)
     _output(parser)
 
 
@@ -226,6 +228,10 @@ def _completer(option: Option) -> Callable[..., Iterable[str]]:
             return [f"{name}=" for name in option.choices]
         if not option.complete:
             return option.choices
+        if option.complete == "traces":
+            from perfmodel.specs.trace import trace_ids
+
+            return trace_ids()
         from perfmodel.specs.registry import ids
 
         return ids(option.complete)
@@ -322,6 +328,7 @@ def _validate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", metavar="ID", help="this source alone; see perfmodel list published")
     parser.add_argument("--kernels", action="store_true", help="kernels and messages instead of whole steps")
     parser.add_argument("--serving", action="store_true", help="serving instead of training")
+    parser.add_argument("--traffic", action="store_true", help="queueing against a replay of real traces")
     parser.add_argument("--record", action="store_true", help="write the residuals and tolerances that this run gives")
     parser.add_argument("--because", metavar="TEXT", help="with --record: the physics why a tolerance rises")
     _output(parser)

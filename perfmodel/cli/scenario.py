@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perfmodel.cli.options import LAYOUT, OPTIONS, Option, checked
+from perfmodel.cli.options import LAYOUT, OPTIONS, SLO, Option, checked
 from perfmodel.errors import PlanError, SpecError, unknown_name
 
 __all__ = ["Scenario", "gather", "read_scenario", "read_table", "read_text"]
 
-_LAYOUT_NAMES = frozenset(option.name for option in LAYOUT)
+# Tables of a file whose keys are options by their own names.
+_TABLES = {"layout": frozenset(option.name for option in LAYOUT), "slo": frozenset(SLO)}
 _DOCUMENTS = (
     "perfmodel/training-estimate/1",
     "perfmodel/training-plan/1",
@@ -72,17 +73,19 @@ def read_scenario(file: str) -> Scenario:
 def _flat(label: str, data: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in data.items():
-        if key == "layout":
+        if key in _TABLES:
+            if value is None and key != "layout":
+                continue
             if not isinstance(value, Mapping):
-                raise SpecError(f"{label}: layout: must be a table (got {type(value).__name__})")
+                raise SpecError(f"{label}: {key}: must be a table (got {type(value).__name__})")
             for inner in value:
-                if inner not in _LAYOUT_NAMES:
-                    raise SpecError(f"{label}: layout: {unknown_name('key', inner, _LAYOUT_NAMES, shown=30)}")
+                if inner not in _TABLES[key]:
+                    raise SpecError(f"{label}: {key}: {unknown_name('key', inner, _TABLES[key], shown=30)}")
                 if inner in data:
-                    raise SpecError(f"{label}: {inner}: given twice, alone and under layout; keep one")
+                    raise SpecError(f"{label}: {inner}: given twice, alone and under {key}; keep one")
             flat |= value
         elif key not in OPTIONS:
-            raise SpecError(f"{label}: {unknown_name('key', key, [*OPTIONS, 'layout'], shown=40)}")
+            raise SpecError(f"{label}: {unknown_name('key', key, [*OPTIONS, *_TABLES], shown=50)}")
         else:
             flat[key] = value
     return flat

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from perfmodel.cli.commands import DONE, NOT_FEASIBLE
-from perfmodel.cli.options import ESTIMATE_SERVING, LAYOUT, parsed
+from perfmodel.cli.options import ESTIMATE_SERVING, LAYOUT, SLO, parsed
 from perfmodel.cli.output import emit, say
 from perfmodel.cli.scenario import gather
 from perfmodel.errors import PlanError
@@ -32,8 +32,13 @@ def estimate_serving(args: Namespace) -> int:
         say(f"note: {note}")
     question = dict(scenario.values)
     layout = {option.name: question.pop(option.name) for option in LAYOUT if option.name in question}
+    slo = {name: question.pop(name) for name in SLO if name in question}
     cluster = pm.load_cluster(question.pop("cluster"), accelerators=question.pop("accelerators", None))
-    document = pm.estimate_serving(cluster=cluster, layout=layout, **question).to_dict()
+    trace = question.pop("trace", None)
+    workload = None if trace is None else pm.load_trace(trace)
+    document = pm.estimate_serving(
+        cluster=cluster, layout=layout, workload=workload, slo=slo or None, **question
+    ).to_dict()  # fmt: skip
     emit(document, lambda console: serving_page(console, document), as_json=args.json, file=args.output)
     return DONE
 
@@ -65,7 +70,6 @@ def serving_page(console: Console, document: Mapping[str, Any]) -> None:
 
     asked = document["request"]
     model = asked["model"] if isinstance(asked["model"], str) else asked["model"].get("id", "model")
-    load = f"{asked['concurrency']} at once" if asked["concurrency"] else f"{asked['arrival_rate_per_s']:g} requests/s"
     console.print(
         Text.assemble(
             (f"{model} on {document['accelerators_used']} of {asked['cluster']}: ", "bold"),
@@ -74,8 +78,8 @@ def serving_page(console: Console, document: Mapping[str, Any]) -> None:
         )
     )
     console.print(
-        f"{asked['prompt_tokens']} + {asked['output_tokens']} tokens, {load}, {asked['batching']}, "
-        f"{asked['weights']} weights, {asked['kv_cache']} cache, {asked['software']}, arrivals {asked['arrivals']}"
+        f"{_tokens(asked['prompt_tokens'])} + {_tokens(asked['output_tokens'])} tokens, {_load(asked)}, "
+        f"{asked['batching']}, {asked['weights']} weights, {asked['kv_cache']} cache, {asked['software']}"
     )
     table = plain_table("", "mean", "80 % interval of it", "p50", "p90", "p99")
     for name in ("ttft", "tpot"):
@@ -85,8 +89,52 @@ def serving_page(console: Console, document: Mapping[str, Any]) -> None:
     table.add_row("request", fmt.seconds(document["request_latency_s"]))
     console.print()
     console.print(table)
+    _limits(console, document)
     _iterations(console, document)
     _capacity(console, document)
+
+
+def _tokens(tokens: int | Mapping[str, Any]) -> str:
+    if not isinstance(tokens, Mapping):
+        return str(tokens)
+    return f"{tokens['mean']:.0f} (p50 {tokens['p50']:.0f}, p99 {tokens['p99']:.0f})"
+
+
+def _load(asked: Mapping[str, Any]) -> str:
+    """What the load is, and how it comes."""
+    cached = f", {100 * asked['prefix_hit']:.0f} % of prompts cached" if asked["prefix_hit"] else ""
+    if asked["arrival_rate_per_s"] is None:
+        count = f"{asked['concurrency']} at once" if asked["concurrency"] else "every place taken"
+        return f"{count}, arrivals {asked['arrivals']}{cached}"
+    bursts = "Poisson" if asked["burstiness"] == 1.0 else f"burstiness {asked['burstiness']:.3g}"
+    return f"{asked['arrival_rate_per_s']:.3g} requests/s, {bursts}{cached}"
+
+
+def _limits(console: Console, document: Mapping[str, Any]) -> None:
+    """What the deployment can take, and how many requests keep the limits."""
+    from rich.text import Text
+
+    from perfmodel.cli import format as fmt
+
+    asked = document["request"]
+    if document["max_requests_per_s"] is not None:
+        said = "; more come than it can take: the queue grows without end" if document["saturated"] else ""
+        console.print(
+            f"takes {document['max_requests_per_s']:.3g} requests/s at most; {document['in_flight']:.3g} in flight, "
+            f"{document['batch']:.3g} answers in a replica's iteration{said}"
+        )
+    if document["slo_attainment"] is None:
+        return
+    slo = asked["slo"]
+    limits = [f"{name.upper()[:-2]} {fmt.seconds(slo[name])}" for name in ("ttft_s", "tpot_s") if slo[name]]
+    met = document["slo_met"]
+    console.print(
+        Text.assemble(
+            (f"{fmt.percent(document['slo_attainment'])} of the requests", "bold green" if met else "bold red"),
+            f" keep {' and '.join(limits) or 'no limit'} ({fmt.percent(slo['percentile'])} asked); "
+            f"goodput {document['goodput_requests_per_s']:.3g} requests/s",
+        )
+    )
 
 
 def _iterations(console: Console, document: Mapping[str, Any]) -> None:

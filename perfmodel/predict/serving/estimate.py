@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from perfmodel._version import __version__
+from perfmodel.errors import PlanError
 from perfmodel.formulas.cost import cost_usd_per_mtok, energy_j
-from perfmodel.formulas.serving import mean_decode_length
+from perfmodel.formulas.serving import concurrency_of_rate, mean_decode_length
 from perfmodel.predict.cost import Node, total
 from perfmodel.predict.layout import ParallelLayout
 from perfmodel.predict.records import Warned, term_of
+from perfmodel.predict.serving.demand import demand_of
 from perfmodel.predict.serving.intervals import serving_interval, serving_widenings
 from perfmodel.predict.serving.operating import Point, closed_loop, open_arrivals, static_batch
-from perfmodel.predict.serving.percentiles import tpot_percentile, ttft_percentile
+from perfmodel.predict.serving.percentiles import attained_share, tpot_percentile, ttft_percentile
 from perfmodel.predict.serving.records import ServingEstimate, ServingMemoryBytes
 from perfmodel.predict.serving.task import ARRIVALS, ServingTask, serving_task
 from perfmodel.specs.huggingface import model_reference
 from perfmodel.specs.quantity import cited
 from perfmodel.specs.registry import data_version
 from perfmodel.specs.serving_software import ServingSoftware
+from perfmodel.specs.workload import Slo, TokenCounts, Workload
 
-__all__ = ["estimate_serving", "operating_point", "serving_estimate_of"]
+__all__ = ["estimate_serving", "operating_point", "places_of", "serving_estimate_of"]
 
 
 def estimate_serving(
@@ -31,10 +34,16 @@ def estimate_serving(
     cluster: Any,
     *,
     layout: ParallelLayout | Mapping[str, Any],
-    prompt_tokens: int,
-    output_tokens: int,
+    workload: Workload | None = None,
+    prompt_tokens: int | TokenCounts | Mapping[str, Any] | None = None,
+    output_tokens: int | TokenCounts | Mapping[str, Any] | None = None,
     concurrency: int | None = None,
     arrival_rate_per_s: float | None = None,
+    load: str | None = None,
+    burstiness: float | None = None,
+    dispersion: Sequence[Sequence[float]] | None = None,
+    prefix_hit: float | None = None,
+    slo: Slo | Mapping[str, Any] | None = None,
     weights: str = "bf16",
     activations: str | None = None,
     kv_cache: str | None = None,
@@ -44,43 +53,79 @@ def estimate_serving(
 ) -> ServingEstimate:
     """Latency, rate, memory, energy and cost of a deployment of `layout.dp` equal replicas.
 
-    Give `concurrency` (requests in flight, or with `batching` "static" the size of the batch) or `arrival_rate_per_s`
-    (Poisson, of the whole deployment). `arrivals` says how the load generator of a closed loop sends: "closed-loop" and
-    "lockstep" start all slots at once and refill each ten times (in lockstep, prompts that came together stay so),
-    "burst" sends every request once. Raises `SpecError` and `PlanError`; a deployment that does not fit is returned
-    with `fits=False`.
+    The load is one of three: `concurrency` (requests in flight, or with `batching` "static" the size of the batch),
+    `arrival_rate_per_s` [1/s] of the whole deployment, or `load` "maximum" (every place taken). A `workload`, such as
+    `load_trace` gives, brings lengths, rate, burstiness and prefix hits; keys given beside it stand instead. Lengths
+    are tokens, or a table of mean, p50, p90 and p99; `burstiness` [1] is the squared coefficient of variation of the
+    time between arrivals, `dispersion` its measure over windows (see `Workload`), `prefix_hit` [1] the share of prompt
+    tokens that are cached. With `slo` the record says which share of the requests keeps it. `arrivals` says how the
+    load generator of a closed loop sends: "closed-loop" and "lockstep" start all slots at once and refill each ten
+    times (in lockstep, prompts that came together stay so), "burst" sends every request once. Raises `SpecError` and
+    `PlanError`; a deployment that does not fit is returned with `fits=False`.
     """
+    asked = _asked(
+        workload, concurrency, load, prompt_tokens=prompt_tokens, output_tokens=output_tokens,
+        arrival_rate_per_s=arrival_rate_per_s, burstiness=burstiness, dispersion=dispersion, prefix_hit=prefix_hit,
+    )  # fmt: skip
     return serving_estimate_of(
         serving_task(
-            model, cluster, layout=layout, prompt_tokens=prompt_tokens, output_tokens=output_tokens,
-            concurrency=concurrency, arrival_rate_per_s=arrival_rate_per_s, weights=weights, activations=activations,
-            kv_cache=kv_cache, batching=batching, software=software, arrivals=arrivals,
+            model, cluster, layout=layout, concurrency=concurrency, load=load, weights=weights,
+            activations=activations, kv_cache=kv_cache, batching=batching, software=software, arrivals=arrivals,
+            slo=slo, **asked,
         )
     )  # fmt: skip
+
+
+def _asked(workload: Workload | None, concurrency: Any, load: Any, **given: Any) -> dict[str, Any]:
+    """The keys of the workload, with those given beside it in their place."""
+    if workload is not None and not isinstance(workload, Workload):
+        raise PlanError(f"workload: must be a Workload, as load_trace gives (got {type(workload).__name__})")
+    own = {key: value for key, value in given.items() if value is not None}
+    if workload is None:
+        for key in ("prompt_tokens", "output_tokens"):
+            if key not in own:
+                raise PlanError(f"{key}: missing; give it, or a workload or trace that has lengths")
+        return {"arrival_rate_per_s": None} | own
+    merged = workload.with_(**own)
+    rate = own.get("arrival_rate_per_s")
+    if rate is None and concurrency is None and load is None:
+        rate = workload.arrival_rate_per_s
+        if rate is None:
+            raise PlanError(
+                f"workload: {workload.name or 'it'} has no arrival times; give arrival_rate_per_s or concurrency"
+            )
+    names = "prompt_tokens", "output_tokens", "burstiness", "dispersion", "prefix_hit"
+    return {"arrival_rate_per_s": rate} | {name: getattr(merged, name) for name in names}
 
 
 def operating_point(task: ServingTask) -> tuple[Point, float]:
     """One replica at work, and the blocks of its cache."""
     replicas = float(task.layout.dp)
-    sizes = float(task.prompt_tokens), float(task.output_tokens)
+    sizes, hit = (float(task.prompt_tokens), float(task.output_tokens)), task.workload.prefix_hit
     blocks = float(task.memory.blocks(*_peak(task)))
     if task.batching == "static":
-        return static_batch(task.engine, math.ceil((task.concurrency or 1.0) / replicas), *sizes), blocks
+        return static_batch(task.engine, math.ceil((task.concurrency or 1.0) / replicas), *sizes, hit), blocks
+    if task.arrival_rate_per_s is not None:
+        demand = demand_of(task.workload, replicas, float(task.model.max_seq_len))
+        limit = places_of(task, blocks, demand.kv_len)
+        return open_arrivals(task.engine, task.arrival_rate_per_s / replicas, demand, limit), blocks
     # Blocks are taken as an answer grows, and running answers are on average halfway.
-    held = max(1.0, float(task.memory.concurrency(blocks, mean_decode_length(*sizes))))
-    limit = min(float(task.software.max_batch), held)
-    if task.concurrency is not None:
-        each = max(1.0, task.concurrency / replicas)
-        return closed_loop(task.engine, each, *sizes, limit, ARRIVALS[task.arrivals]), blocks
-    assert task.arrival_rate_per_s is not None
-    return open_arrivals(task.engine, task.arrival_rate_per_s / replicas, *sizes, limit), blocks
+    limit = places_of(task, blocks, float(mean_decode_length(*sizes)))
+    each = limit if task.concurrency is None else max(1.0, task.concurrency / replicas)
+    return closed_loop(task.engine, each, *sizes, limit, ARRIVALS[task.arrivals], hit), blocks
+
+
+def places_of(task: ServingTask, blocks: float, length: float) -> float:
+    """Answers that run at once: as many as the software takes, or as the cache holds."""
+    return min(float(task.software.max_batch), max(1.0, float(task.memory.concurrency(blocks, length))))
 
 
 def _peak(task: ServingTask) -> tuple[float, float]:
     """Tokens and sequences of the largest iteration that this load can lead to."""
     most = float(task.software.max_batch)
     sequences = most if task.concurrency is None else min(most, task.concurrency)
-    return min(float(task.software.max_batched_tokens), sequences * task.prompt_tokens), sequences
+    computed = task.prompt_tokens * (1.0 - task.workload.prefix_hit)
+    return min(float(task.software.max_batched_tokens), sequences * computed), sequences
 
 
 def serving_estimate_of(task: ServingTask) -> ServingEstimate:
@@ -102,6 +147,7 @@ def serving_estimate_of(task: ServingTask) -> ServingEstimate:
         for percent in (50, 90, 99)
     }
     bounds = _bounds(point)
+    most = point.requests_per_s / point.load if point.traffic is not None else None
     return ServingEstimate(
         perfmodel_version=__version__,
         data_version=data_version(),
@@ -117,6 +163,11 @@ def serving_estimate_of(task: ServingTask) -> ServingEstimate:
         output_tokens_per_s=tokens_per_s,
         output_tokens_per_s_per_accelerator=tokens_per_s / used,
         batch=point.batch,
+        in_flight=float(concurrency_of_rate(requests_per_s, point.latency_s)),
+        max_requests_per_s=None if most is None else most * replicas,
+        waiting_s=point.waiting_s,
+        prompt_load=None if point.traffic is None else float(point.traffic.load[0]),
+        **_attained(task, point, requests_per_s),
         max_concurrency=int(places * replicas),
         kv_blocks=int(blocks),
         block_tokens=task.software.block_tokens,
@@ -132,10 +183,21 @@ def serving_estimate_of(task: ServingTask) -> ServingEstimate:
             term_of(Node(name, node.cost, None, node.children))
             for name, node in (("prefill", point.prefill), ("decode_step", point.decode))
         ),
-        warnings=warnings,
+        warnings=(*warnings, *_slo_bounds(task)),
         notes=task.notes,
         sources=_sources(task),
     )
+
+
+def _attained(task: ServingTask, point: Point, requests_per_s: float) -> dict[str, Any]:
+    """Share of the requests within the limits, the requests a second that are, and whether enough of them."""
+    if task.slo is None:
+        return {}
+    share = attained_share(point, task.slo)
+    return {
+        "slo_attainment": share, "goodput_requests_per_s": share * requests_per_s,
+        "slo_met": share >= task.slo.percentile,
+    }  # fmt: skip
 
 
 def _bounds(point: Point) -> dict[str, float]:
@@ -161,7 +223,10 @@ def _joules_per_s(task: ServingTask, point: Point) -> float:
     """Power [W] of the deployment: cores and memory busy as in the mix of its iterations, servers always on."""
     part, decode = task.cluster.accelerator, point.decode
     busy = total(leaf.cost for leaf in decode.leaves())
-    share = min(1.0, float((busy.compute_s + busy.memory_s) / decode.cost.seconds)) * (point.load or 1.0)
+    share = min(1.0, float((busy.compute_s + busy.memory_s) / decode.cost.seconds))
+    if point.traffic is not None:
+        # The replica rests while nobody is there: the chance of none, where requests come by themselves.
+        share *= 1.0 - math.exp(-float(concurrency_of_rate(point.requests_per_s, point.latency_s)))
     one = energy_j(share, 1.0, float(part.tdp_w), float(part.idle_w)) + float(task.cluster.server_overhead_w)
     return float(one) * task.layout.accelerators * float(task.cluster.pue)
 
@@ -177,14 +242,31 @@ def _warnings(task: ServingTask, point: Point) -> list[dict[str, Any]]:
     return found
 
 
+def _slo_bounds(task: ServingTask) -> list[Warned]:
+    """A limit that no load could keep: below one prompt alone, or a decode step of one answer, at perfect overlap."""
+    if task.slo is None:
+        return []
+    hit, length = task.workload.prefix_hit, mean_decode_length(task.prompt_tokens, task.output_tokens)
+    prompt = task.engine.prefill(1.0, task.prompt_tokens * (1.0 - hit), task.prompt_tokens * hit)
+    least = {
+        "ttft_s": float(task.software.request_s) + float(prompt.cost.lower),
+        "tpot_s": float(task.engine.decode(1.0, length).cost.lower),
+    }
+    return [
+        Warned(formula="slo", quantity=name, value=limit, valid=f"at least {bound:.3g} s on this layout, with no load")
+        for name, bound in least.items()
+        if (limit := getattr(task.slo, name)) is not None and limit < bound
+    ]
+
+
 def _request(task: ServingTask) -> dict[str, Any]:
     return {
         "model": model_reference(task.model),
         "cluster": task.cluster.id,
         "accelerators": task.cluster.accelerators,
         "layout": task.layout.model_dump(mode="json"),
-        "prompt_tokens": task.prompt_tokens,
-        "output_tokens": task.output_tokens,
+        "prompt_tokens": _written(task.workload.prompt_tokens),
+        "output_tokens": _written(task.workload.output_tokens),
         "concurrency": None if task.concurrency is None else int(task.concurrency),
         "arrival_rate_per_s": task.arrival_rate_per_s,
         "weights": task.precisions.weights,
@@ -193,7 +275,16 @@ def _request(task: ServingTask) -> dict[str, Any]:
         "batching": task.batching,
         "software": task.software.id,
         "arrivals": task.arrivals,
+        "load": "maximum" if task.at_maximum else None,
+        "burstiness": task.workload.burstiness,
+        "dispersion": [list(row) for row in task.workload.dispersion],
+        "prefix_hit": task.workload.prefix_hit,
+        "slo": None if task.slo is None else task.slo.model_dump(mode="json"),
     }
+
+
+def _written(tokens: int | TokenCounts) -> int | dict[str, Any]:
+    return tokens.model_dump(mode="json") if isinstance(tokens, TokenCounts) else tokens
 
 
 def _sources(task: ServingTask) -> tuple[str, ...]:

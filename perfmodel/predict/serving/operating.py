@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from perfmodel.formulas.serving import (
     closed_loop_refills,
     closed_loop_tpot,
     closed_loop_ttft,
-    concurrency_of_rate,
     mean_decode_length,
-    mg1_waiting_time,
     static_batch_latency,
 )
 from perfmodel.predict.cost import Node
+from perfmodel.predict.serving.demand import Demand, phases_of, solve_batch
 from perfmodel.predict.serving.engine import Engine
 from perfmodel.predict.serving.load import Load
+from perfmodel.predict.serving.traffic import Traffic, traffic_at
 
 __all__ = ["Arrivals", "Point", "closed_loop", "open_arrivals", "static_batch"]
 
-# Beyond this the waiting time of an open queue has no meaning for a mean.
-_FULL = 0.98
-_ROUNDS = 60
 _FIXED_POINT_ROUNDS = 8
 
 
@@ -55,11 +53,15 @@ class Point:
     waiting_s: float = 0.0
     load: float = 0.0
     saturated: bool = False
+    traffic: Traffic | None = None
+    """The same with its percentiles, for requests that come by themselves."""
 
 
-def static_batch(engine: Engine, batch: float, prompt_tokens: float, output_tokens: float) -> Point:
+def static_batch(
+    engine: Engine, batch: float, prompt_tokens: float, output_tokens: float, prefix_hit: float = 0.0
+) -> Point:
     """One batch from its prefill to its last token; the next one starts when it is done."""
-    prefill = engine.prefill(batch, prompt_tokens)
+    prefill = engine.prefill(batch, prompt_tokens * (1.0 - prefix_hit), prompt_tokens * prefix_hit)
     decode = engine.decode(batch, mean_decode_length(prompt_tokens, output_tokens))
     prefill_s, decode_s = float(prefill.cost.seconds), float(decode.cost.seconds)
     latency_s = float(static_batch_latency(prefill_s, decode_s, output_tokens))
@@ -71,8 +73,9 @@ def static_batch(engine: Engine, batch: float, prompt_tokens: float, output_toke
 
 
 def closed_loop(
-    engine: Engine, concurrency: float, prompt_tokens: float, output_tokens: float, limit: float, arrivals: Arrivals
-) -> Point:
+    engine: Engine, concurrency: float, prompt_tokens: float, output_tokens: float, limit: float, arrivals: Arrivals,
+    prefix_hit: float = 0.0,
+) -> Point:  # fmt: skip
     """`concurrency` requests always in flight, of which at most `limit` run; the others wait for a place.
 
     A request that waits for its first token decodes nothing, so batch and waiting time are a fixed point.
@@ -80,7 +83,7 @@ def closed_loop(
     places = max(1.0, min(concurrency, limit))
     decoding_share, point = 1.0, None
     for _ in range(_FIXED_POINT_ROUNDS):
-        point = _closed_point(engine, places, decoding_share, prompt_tokens, output_tokens, arrivals)
+        point = _closed_point(engine, places, decoding_share, prompt_tokens, output_tokens, arrivals, prefix_hit)
         decoding_share = 0.5 * (decoding_share + 1.0 - min(1.0, point.ttft_s / point.latency_s))
     assert point is not None
     waiting_s = (concurrency / places - 1.0) * point.latency_s
@@ -96,16 +99,17 @@ def closed_loop(
 
 
 def _closed_point(
-    engine: Engine, places: float, decoding_share: float, prompt_tokens: float, output_tokens: float, arrivals: Arrivals
-) -> Point:
+    engine: Engine, places: float, decoding_share: float, prompt_tokens: float, output_tokens: float,
+    arrivals: Arrivals, prefix_hit: float,
+) -> Point:  # fmt: skip
     batch, rounds = 1.0 + (places - 1.0) * decoding_share, arrivals.requests_per_slot
-    decode, prompt = _phases(engine, batch, prompt_tokens, output_tokens)
+    decode, prompt = _phases(engine, batch, prompt_tokens, output_tokens, prefix_hit)
     decode_s, whole_s = float(decode.cost.seconds), float(prompt.cost.seconds)
-    added_s = _added_s(engine, whole_s, decode_s, prompt_tokens)
+    added_s = _added_s(engine, whole_s, decode_s, prompt_tokens * (1.0 - prefix_hit))
     refills = closed_loop_refills(places, decoding_share, rounds)
     tpot_s = float(closed_loop_tpot(decode_s, added_s, refills, output_tokens))
     together = min(places, arrivals.joint)
-    first_s = _joint_s(engine, prompt, together, batch, prompt_tokens, output_tokens)
+    first_s = _joint_s(engine, prompt, together, batch, prompt_tokens, output_tokens, prefix_hit)
     request_s = float(engine.software.request_s)
     # A group of prompts is prefilled at once, so the queue of the first burst is one of groups.
     groups = max(1.0, places / together)
@@ -120,48 +124,40 @@ def _closed_point(
     )  # fmt: skip
 
 
-def open_arrivals(engine: Engine, rate_per_s: float, prompt_tokens: float, output_tokens: float, limit: float) -> Point:
-    """Poisson arrivals: the batch at which as many leave as come (Little), prompts waiting as before one server.
+def open_arrivals(engine: Engine, rate_per_s: float, demand: Demand, limit: float) -> Point:
+    """Requests that come by themselves: the batch at which as many leave as come, and the queue before it.
 
     A rate beyond what the replica serves gives the fullest one, marked saturated.
     """
-
-    def at(batch: float) -> Point:
-        return _open_point(engine, rate_per_s, batch, prompt_tokens, output_tokens)
-
-    if at(limit).requests_per_s < rate_per_s:
-        return replace(at(limit), saturated=True)
-    batch = _bisected(lambda one: concurrency_of_rate(rate_per_s, at(one).latency_s) - one, limit)
-    return at(batch)
-
-
-def _open_point(engine: Engine, rate: float, batch: float, prompt_tokens: float, output_tokens: float) -> Point:
-    decode, prompt = _phases(engine, max(1.0, batch), prompt_tokens, output_tokens)
-    decode_s, whole_s = float(decode.cost.seconds), float(prompt.cost.seconds)
-    added_s = _added_s(engine, whole_s, decode_s, prompt_tokens)
-    # While a request emits its tokens, rate * O * T others are prefilled; that is the closed loop's law for a mean.
-    share = min(_FULL, rate * added_s)
-    tpot_s = decode_s / (1.0 - share)
-    waiting_s = float(mg1_waiting_time(whole_s, min(_FULL, rate * whole_s), 0.0))
-    request_s = float(engine.software.request_s)
-    ttft_s = request_s + waiting_s + whole_s + 0.5 * decode_s
-    latency_s = ttft_s + max(0.0, output_tokens - 1.0) * tpot_s
-    least = request_s + whole_s
-    spread_s = math.sqrt(rate * output_tokens * tpot_s) * added_s / output_tokens
+    wanted = np.array([rate_per_s])
+    batch, most = solve_batch(engine, wanted, demand, limit)
+    rate = np.minimum(wanted, most)
+    full = phases_of(engine, np.array([limit]), demand)
+    traffic = traffic_at(
+        phases_of(engine, batch, demand), full, batch, rate, demand, limit, float(engine.software.request_s)
+    )
+    prompt_tokens, output_tokens = float(demand.shares @ demand.prompts), demand.output_tokens
+    decode = engine.decode(max(1.0, float(batch[0])), demand.kv_len)
+    _, prompt = _phases(engine, max(1.0, float(batch[0])), prompt_tokens, output_tokens, demand.prefix_hit)
+    answers = demand.decode_steps > 1e-3
     return Point(
-        ttft_s, tpot_s if output_tokens > 1 else 0.0, latency_s, max(1.0, batch) / latency_s, max(1.0, batch),
-        ((1.0, least, least + decode_s),), spread_s, prompt, decode, waiting_s, min(_FULL, rate * whole_s),
+        float(traffic.ttft_s[0]), float(traffic.tpot_s[0]) if answers else 0.0, float(traffic.latency_s[0]),
+        float(rate[0]), float(batch[0]), (), 0.0, prompt, decode, float(traffic.waiting_s[0]),
+        float(rate[0] / most), bool(rate_per_s > most), traffic,
     )  # fmt: skip
 
 
-def _phases(engine: Engine, batch: float, prompt_tokens: float, output_tokens: float) -> tuple[Node, Node]:
+def _phases(
+    engine: Engine, batch: float, prompt_tokens: float, output_tokens: float, prefix_hit: float = 0.0
+) -> tuple[Node, Node]:
     """A decode step of the batch, and the iterations of one prompt among the others' answers (mean of its chunks)."""
     length = float(mean_decode_length(prompt_tokens, output_tokens))
     decode = engine.decode(batch, length)
     others = batch - 1.0 if engine.software.mixes_phases else 0.0
-    chunks = _chunks(engine, prompt_tokens)
-    past = prompt_tokens * (1.0 - 1.0 / chunks) / 2.0
-    one = engine.iteration(Load(1.0, prompt_tokens / chunks, past, others, length, 1.0 / chunks), "prefill")
+    computed, cached = prompt_tokens * (1.0 - prefix_hit), prompt_tokens * prefix_hit
+    chunks = _chunks(engine, computed)
+    past = cached + computed * (1.0 - 1.0 / chunks) / 2.0
+    one = engine.iteration(Load(1.0, computed / chunks, past, others, length, 1.0 / chunks), "prefill")
     return decode, _times(one, chunks)
 
 
@@ -182,21 +178,12 @@ def _added_s(engine: Engine, whole_s: float, decode_s: float, prompt_tokens: flo
 
 
 def _joint_s(
-    engine: Engine, prompt: Node, together: float, batch: float, prompt_tokens: float, output_tokens: float
-) -> float:
+    engine: Engine, prompt: Node, together: float, batch: float, prompt_tokens: float, output_tokens: float,
+    prefix_hit: float,
+) -> float:  # fmt: skip
     if together == 1.0:
         return float(prompt.cost.seconds)
     length = float(mean_decode_length(prompt_tokens, output_tokens))
     others = batch - together if engine.software.mixes_phases else 0.0
-    return float(engine.iteration(Load(together, prompt_tokens, 0.0, max(0.0, others), length)).cost.seconds)
-
-
-def _bisected(excess: Callable[[float], float], high: float) -> float:
-    """The smallest batch at which arrivals no longer exceed departures; `excess` falls through zero once."""
-    low = 0.0
-    if excess(1.0) <= 0.0:
-        return 1.0
-    for _ in range(_ROUNDS):
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if excess(middle) > 0.0 else (low, middle)
-    return high
+    computed, cached = prompt_tokens * (1.0 - prefix_hit), prompt_tokens * prefix_hit
+    return float(engine.iteration(Load(together, computed, cached, max(0.0, others), length)).cost.seconds)

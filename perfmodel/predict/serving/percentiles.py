@@ -1,43 +1,72 @@
-"""Percentiles over requests from the simple laws of an operating point."""
+"""Percentiles over requests from the simple laws of an operating point, and the share of requests below a limit."""
 
 from __future__ import annotations
 
-import math
 from statistics import NormalDist
 
-from perfmodel.predict.serving.operating import Point
+import numpy as np
 
-__all__ = ["tpot_percentile", "ttft_percentile"]
+from perfmodel.predict.serving.demand import SHARES
+from perfmodel.predict.serving.operating import Point
+from perfmodel.predict.serving.traffic import attainment
+from perfmodel.specs.workload import Slo
+
+__all__ = ["attained_share", "tpot_percentile", "ttft_percentile"]
 
 _ROUNDS = 60
 
 
 def tpot_percentile(point: Point, share: float) -> float:
-    """TPOT [s] below which `share` of the requests lie: how many prompts one meets is normal about its mean."""
-    return max(float(point.decode.cost.seconds) if point.tpot_s else 0.0,
-               point.tpot_s + NormalDist().inv_cdf(share) * point.tpot_spread_s)  # fmt: skip
+    """TPOT [s] below which `share` of the requests lie: in a closed loop, prompts met are normal about their mean."""
+    if not point.tpot_s:
+        return 0.0
+    if point.traffic is not None:
+        return _between(point.traffic.tpot_quantiles_s, share)
+    return max(
+        float(point.decode.cost.seconds), point.tpot_s + NormalDist().inv_cdf(share) * point.tpot_spread_s
+    )  # fmt: skip
 
 
 def ttft_percentile(point: Point, share: float) -> float:
-    """TTFT [s] below which `share` of the requests lie: a wait uniform in pieces, and an exponential one in a queue."""
-    queue_s = point.waiting_s / point.load if point.load and not point.saturated else 0.0
-    exponential = queue_s if point.load < 1.0 else 0.0
-    low, high = 0.0, max(most for _, _, most in point.waits) + 20.0 * exponential
+    """TTFT [s] below which `share` of the requests lie: in a closed loop, waits that are uniform in pieces."""
+    if point.traffic is not None:
+        return _between(point.traffic.ttft_quantiles_s, share)
+    low, high = 0.0, max(most for _, _, most in point.waits)
     for _ in range(_ROUNDS):
         middle = 0.5 * (low + high)
-        low, high = (middle, high) if _below(point, middle, exponential) < share else (low, middle)
+        low, high = (middle, high) if _below(point, middle) < share else (low, middle)
     return high
 
 
-def _below(point: Point, time_s: float, exponential_s: float) -> float:
+def attained_share(point: Point, slo: Slo) -> float:
+    """Share of the requests [1] within both limits; TTFT and TPOT are taken as independent."""
+    if point.saturated and point.traffic is not None:
+        # What comes beyond the capacity waits without end.
+        return 0.0
+    if point.traffic is not None:
+        return float(attainment(point.traffic, slo)[0])
+    first = 1.0 if slo.ttft_s is None else _below(point, slo.ttft_s)
+    return first if slo.tpot_s is None else first * _tokens_below(point, slo.tpot_s)
+
+
+def _tokens_below(point: Point, limit_s: float) -> float:
+    if limit_s < float(point.decode.cost.seconds) and point.tpot_s:
+        return 0.0
+    if not point.tpot_spread_s:
+        return float(point.tpot_s <= limit_s)
+    return NormalDist(point.tpot_s, point.tpot_spread_s).cdf(limit_s)
+
+
+def _between(quantiles_s: np.ndarray, share: float) -> float:
+    """A percentile between those of `SHARES`, linear in the normal score."""
+    scores = [NormalDist().inv_cdf(float(one)) for one in SHARES]
+    return float(np.interp(NormalDist().inv_cdf(share), scores, quantiles_s[:, 0]))
+
+
+def _below(point: Point, time_s: float) -> float:
+    """Share of the requests of a closed loop whose TTFT is below a time."""
     total = 0.0
     for share, least, most in point.waits:
         width = most - least
-        uniform = min(1.0, max(0.0, (time_s - least) / width)) if width > 0 else float(time_s >= least)
-        total += share * uniform
-    if exponential_s <= 0.0:
-        return total
-    # The wait is 0 with the share of idle time, else exponential; the uniform piece is taken at its middle.
-    middle = sum(share * 0.5 * (least + most) for share, least, most in point.waits)
-    waited = 1.0 - point.load * math.exp(-max(0.0, time_s - middle) / exponential_s)
-    return min(total, waited)
+        total += share * (min(1.0, max(0.0, (time_s - least) / width)) if width > 0 else float(time_s >= least))
+    return total

@@ -23,7 +23,11 @@ class ServingMemoryBytes(Record):
 class ServingEstimate(Record):
     """Latencies over requests, rates of the deployment, memory of a rank; `*_interval_s` is of the mean.
 
-    `ttft_s` is under the arrival protocol that the request names.
+    `ttft_s` is under the arrival protocol that the request names. `batch` answers run in an iteration of a replica,
+    `in_flight` requests are in the deployment, waiting ones too. With an arrival rate, `max_requests_per_s` is what the
+    deployment can take and `prompt_load` [1] the share of time that prompts add to iterations. With limits,
+    `slo_attainment` [1] is the share of requests within them, `goodput_requests_per_s` so many a second, and `slo_met`
+    says whether the percentile asked for is reached.
     """
 
     document: str = "perfmodel/serving-estimate/1"
@@ -50,6 +54,13 @@ class ServingEstimate(Record):
     output_tokens_per_s: float
     output_tokens_per_s_per_accelerator: float
     batch: float
+    in_flight: float
+    max_requests_per_s: float | None = None
+    waiting_s: float
+    prompt_load: float | None = None
+    slo_attainment: float | None = None
+    slo_met: bool | None = None
+    goodput_requests_per_s: float | None = None
     max_concurrency: int
     kv_blocks: int
     block_tokens: int

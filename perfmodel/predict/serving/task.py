@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,12 @@ from perfmodel.specs.cluster import Cluster, load_cluster
 from perfmodel.specs.efficiency import load_efficiency
 from perfmodel.specs.huggingface import load_model
 from perfmodel.specs.serving_software import ServingSoftware, load_serving_software
+from perfmodel.specs.workload import Slo, TokenCounts, Workload
 
-__all__ = ["ARRIVALS", "BATCHING", "ServingTask", "check_serving_layout", "serving_task"]
+__all__ = ["ARRIVALS", "BATCHING", "LOADS", "ServingTask", "check_serving_layout", "serving_task"]
 
 BATCHING = ("continuous", "static")
+LOADS = ("maximum",)
 ARRIVALS = {
     # Ten requests a slot in turn, as load generators are usually run; the first of every slot at once.
     "closed-loop": Arrivals(),
@@ -42,8 +44,9 @@ class ServingTask:
     software: ServingSoftware
     layout: ParallelLayout
     precisions: Precisions
-    prompt_tokens: int
-    output_tokens: int
+    prompt_tokens: float
+    """Mean over requests; `workload` has the distribution."""
+    output_tokens: float
     concurrency: float | None
     arrival_rate_per_s: float | None
     batching: str
@@ -51,6 +54,13 @@ class ServingTask:
     engine: Engine
     memory: ServingMemory
     notes: tuple[str, ...]
+    workload: Workload
+    slo: Slo | None = None
+
+    @property
+    def at_maximum(self) -> bool:
+        """Whether as many requests are in flight as there are places for."""
+        return self.concurrency is None and self.arrival_rate_per_s is None
 
 
 def serving_task(
@@ -58,8 +68,8 @@ def serving_task(
     cluster: Any,
     *,
     layout: ParallelLayout | Mapping[str, Any],
-    prompt_tokens: int,
-    output_tokens: int,
+    prompt_tokens: int | TokenCounts | Mapping[str, Any],
+    output_tokens: int | TokenCounts | Mapping[str, Any],
     concurrency: int | None,
     arrival_rate_per_s: float | None,
     weights: str,
@@ -68,6 +78,11 @@ def serving_task(
     batching: str,
     software: ServingSoftware | str | Path | Mapping[str, Any] | None,
     arrivals: str,
+    load: str | None = None,
+    burstiness: float = 1.0,
+    dispersion: Sequence[Sequence[float]] = (),
+    prefix_hit: float = 0.0,
+    slo: Slo | Mapping[str, Any] | None = None,
 ) -> ServingTask:
     """Load and check everything; raises `SpecError` and `PlanError` before any work."""
     architecture, machine = load_model(model), load_cluster(cluster)
@@ -79,22 +94,34 @@ def serving_task(
         raise PlanError(unknown_name("arrivals", arrivals, ARRIVALS))
     if not architecture.causal or architecture.head != "lm":
         raise PlanError(f"model: {architecture.id} generates no tokens (an encoder)")
-    _check_load(concurrency, arrival_rate_per_s, batching)
+    _check_load(concurrency, arrival_rate_per_s, batching, load)
+    workload = Workload(
+        prompt_tokens=_tokens("prompt_tokens", prompt_tokens), output_tokens=_tokens("output_tokens", output_tokens),
+        arrival_rate_per_s=None if arrival_rate_per_s is None else float(arrival_rate_per_s),
+        burstiness=_number("burstiness", burstiness), dispersion=_rows(dispersion),
+        prefix_hit=_number("prefix_hit", prefix_hit, 1.0),
+    )  # fmt: skip
     precisions = make_precisions(weights, activations, kv_cache)
     efficiency = load_efficiency(machine.accelerator.id, machine.accelerator.relative)
     memory = ServingMemory(architecture, stack, chosen, precisions, float(machine.accelerator.capacity_bytes))
     return ServingTask(
         architecture, machine, stack, chosen, precisions,
-        _count("prompt_tokens", prompt_tokens), _count("output_tokens", output_tokens),
+        _mean(workload.prompt_tokens), _mean(workload.output_tokens),
         None if concurrency is None else float(_count("concurrency", concurrency)), arrival_rate_per_s, batching,
         arrivals, Engine(architecture, machine, efficiency, stack, chosen, precisions), memory,
-        (*efficiency.inherited, *stack.inherits),
+        (*efficiency.inherited, *stack.inherits), workload, _slo(slo),
     )  # fmt: skip
 
 
-def _check_load(concurrency: Any, rate: Any, batching: str) -> None:
-    if (concurrency is None) == (rate is None):
-        raise PlanError("concurrency, arrival_rate_per_s: give one of the two")
+def _check_load(concurrency: Any, rate: Any, batching: str, load: str | None) -> None:
+    if load is not None and load not in LOADS:
+        raise PlanError(unknown_name("load", load, LOADS))
+    if sum(one is not None for one in (concurrency, rate, load)) != 1:
+        raise PlanError("concurrency, arrival_rate_per_s, load: give one of the three (load: maximum)")
+    if load is not None and batching == "static":
+        raise PlanError("load: a static batch has a size; give concurrency")
+    if concurrency is not None:
+        _count("concurrency", concurrency)
     if rate is None:
         return
     if batching == "static":
@@ -119,6 +146,40 @@ def check_serving_layout(layout: ParallelLayout, model: Architecture, cluster: C
         raise PlanError(f"layout: pp: must be at most the {model.n_layers} layers of {model.id} (got {layout.pp})")
     if layout.ep > 1 and (model.experts is None or model.n_experts % layout.ep or layout.tp % layout.ep):
         raise PlanError(f"layout: ep: must divide tp {layout.tp} and the experts of {model.id} (got {layout.ep})")
+
+
+def _tokens(name: str, value: Any) -> int | TokenCounts:
+    if isinstance(value, TokenCounts):
+        return value
+    return TokenCounts(**value) if isinstance(value, Mapping) else _count(name, value)
+
+
+def _rows(dispersion: Any) -> tuple[tuple[float, float, float], ...]:
+    rows = dispersion if isinstance(dispersion, (list, tuple)) else [None]
+    if not all(isinstance(row, (list, tuple)) and len(row) == 3 for row in rows):
+        raise PlanError("dispersion: must be rows of a window [s] and the indices of requests and of prompt tokens")
+    return tuple((window, requests, tokens) for window, requests, tokens in dispersion)
+
+
+def _mean(tokens: int | TokenCounts) -> float:
+    return tokens.mean if isinstance(tokens, TokenCounts) else tokens
+
+
+def _slo(slo: Slo | Mapping[str, Any] | None) -> Slo | None:
+    if slo is None or isinstance(slo, Slo):
+        return slo
+    if not isinstance(slo, Mapping):
+        raise PlanError(f"slo: must be a table of ttft_s, tpot_s and percentile (got {type(slo).__name__})")
+    return Slo(**slo)
+
+
+def _number(name: str, value: Any, below: float = math.inf) -> float:
+    wanted = "a number >= 0" if below == math.inf else f"a number from 0 to below {below:g}"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise PlanError(f"{name}: must be {wanted} (got {value!r})")
+    if not 0 <= value < below:
+        raise OutOfRangeError(f"{name}: must be {wanted} (got {value!r})")
+    return float(value)
 
 
 def _count(name: str, value: Any) -> int:
