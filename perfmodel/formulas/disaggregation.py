@@ -7,6 +7,7 @@ __all__ = [
     "attention_offload_bytes",
     "disaggregated_requests_per_s",
     "dual_batch_time",
+    "expert_exchange_time",
     "kv_transfer_bytes",
     "layerwise_exposed_transfer_time",
     "matched_prefill_share",
@@ -86,6 +87,25 @@ def dual_batch_time(compute_s, exchange_s):
     Source       DeepSeek-AI 2024, "DeepSeek-V3 Technical Report", section 3.4, arXiv:2412.19437
     """
     return 2 * maximum(compute_s, exchange_s)
+
+
+@formula
+def expert_exchange_time(tokens, copies, dispatch_bytes, combine_bytes, link_byte_per_s, latency_s):
+    r"""Time of one layer's expert messages when ranks write straight into each other's memory: out, and back summed.
+
+    .. math:: T = 2\alpha + \frac{t\, c\, (b_d + b_c)}{\beta}
+
+    Symbols      t  tokens [1] of one rank;  c  copies [1] of a token that leave over the link: its experts elsewhere,
+                 or its nodes where a node passes them on;  b_d  dispatch_bytes [B] of a token on its way out;
+                 b_c  combine_bytes [B] of one on its way back;  \beta  link_byte_per_s [B/s] that a rank reaches;
+                 \alpha  latency_s [s] of a write and its notice;  returns [s]
+    Assumptions  balanced experts; every rank has a network interface of its own
+    Valid for    tokens >= 0; copies >= 0; dispatch_bytes >= 0; combine_bytes >= 0; latency_s >= 0
+    Monotone     tokens +; copies +; dispatch_bytes +; combine_bytes +; link_byte_per_s -; latency_s +
+    Source       DeepSeek-AI 2024, "DeepSeek-V3 Technical Report", section 3.2.2, arXiv:2412.19437; DeepEP,
+                 low-latency kernels, github.com/deepseek-ai/DeepEP
+    """
+    return 2 * latency_s + tokens * copies * (dispatch_bytes + combine_bytes) / link_byte_per_s
 
 
 @formula

@@ -9,9 +9,10 @@ from functools import cached_property
 from typing import Any
 
 from perfmodel.errors import OutOfRangeError, PlanError, unknown_name
-from perfmodel.formulas.disaggregation import dual_batch_time
+from perfmodel.formulas.disaggregation import dual_batch_time, expert_exchange_time
 from perfmodel.formulas.prefix import missed_prompt_tokens
 from perfmodel.formulas.serving import mean_decode_length
+from perfmodel.formulas.sparse import expected_touched_groups
 from perfmodel.predict.cost import Cost, Node
 from perfmodel.predict.layout import ParallelLayout, make_layout
 from perfmodel.predict.serving.engine import Engine
@@ -33,7 +34,8 @@ ROLE_KEYS = (
 )  # fmt: skip
 """What a role may say; `cluster` and `layout` are needed."""
 _MESSAGES = ("expert_parallel", "tensor_parallel")
-_OF_THE_GROUP = ("experts", "expert_parallel")
+# A narrow token travels with a scale of 4 bytes for 128 values (DeepEP); results come back in 16 bits.
+_NARROW_BYTES, _SIXTEEN_BITS = 1.0 + 4.0 / 128, 2.0
 
 
 @dataclass(frozen=True)
@@ -100,8 +102,32 @@ class Pool:
         if ranks == 1.0:
             return self.engine.iteration(load, name)
         own = self.engine.iteration(replace(load, prompts=load.prompts / ranks, sequences=load.sequences / ranks))
-        shared = {one.name: one for one in self.engine.iteration(load).children if one.name in _OF_THE_GROUP}
+        experts = _child(self.engine.iteration(load), "experts")
+        messages = Node("expert_parallel", self._exchange(load), "link")
+        shared = {"experts": experts, "expert_parallel": messages}
         return Node.of(name, *(shared.get(one.name, one) for one in own.children))
+
+    def _exchange(self, load: Load) -> Cost:
+        """Messages of all layers with experts, written straight to their ranks; prompts' once for each node."""
+        model, ranks = self.model, self.attention_ranks
+        experts = float(model.experts_per_token)
+        inner, outer = self.cluster.tiers[0], self.cluster.tiers[-1]
+        domain = float(inner.domain_accelerators or self.cluster.accelerators)
+        tier = inner if ranks <= domain else outer
+        efficiency = load_efficiency(self.cluster.accelerator.id, self.cluster.accelerator.relative)
+        byte_per_s = float(tier.link_byte_per_s) * efficiency.network.link_efficiency
+        away = 1.0 - min(1.0, domain / ranks) if tier is outer else 1.0 - 1.0 / ranks
+        nodes = math.ceil(ranks / domain)
+        forwarded = tier is outer and float(load.prompts) > 0
+        copies = (float(expected_touched_groups(experts, nodes)) if forwarded else experts) * away
+        sent = _NARROW_BYTES if self.precisions.is_narrow else _SIXTEEN_BITS
+        width, layers = float(model.d_model), sum(n for kind, n in model.layer_groups if kind.ffn == "experts")
+        one = float(
+            expert_exchange_time(
+                load.tokens / ranks, copies, sent * width, _SIXTEEN_BITS * width, byte_per_s, float(tier.latency_s)
+            )
+        )
+        return Cost(layers * one, 0.0, layers * one, 0.0, 0.0, layers * one)
 
     # Prefill
 
@@ -156,6 +182,10 @@ class Pool:
     def usd_per_hour(self) -> float:
         """Price of the machines of this pool."""
         return float(self.cluster.accelerator_usd_per_hour) * self.accelerators
+
+
+def _child(node: Node, name: str) -> Node:
+    return next(one for one in node.children if one.name == name)
 
 
 def _overlapped(half: Node, host: float, hidden: float, messages: float) -> Node:
