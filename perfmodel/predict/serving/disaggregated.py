@@ -34,6 +34,7 @@ __all__ = [
     "RoleEstimate",
     "disaggregated_pools",
     "estimate_disaggregated",
+    "tail_s",
 ]
 
 TRANSFERS = ("layerwise", "serialised")
@@ -277,7 +278,7 @@ def _estimate(pools: Pools) -> DisaggregatedEstimate:
         data_version=data_version(),
         request=_request(pools),
         ttft_s=ttft_s,
-        ttft_p90_s=ttft_s - queue_s + _tail_s(queue_s, load, 0.9),
+        ttft_p90_s=ttft_s - queue_s + tail_s(queue_s, load, 0.9),
         prefill_s=prefill_s,
         queue_s=queue_s,
         kv_bytes_per_request=pools.kv_bytes(),
@@ -305,7 +306,7 @@ def _estimate(pools: Pools) -> DisaggregatedEstimate:
     )
 
 
-def _tail_s(mean_s: float, load: float, share: float) -> float:
+def tail_s(mean_s: float, load: float, share: float) -> float:
     """Wait below which `share` of the requests lie: none with the share of idle time, else exponential."""
     if load <= 1.0 - share:
         return 0.0
