@@ -21,6 +21,8 @@ BUDGETS = ("provisioned_w", "usd_per_hour", "accelerators")
 """What two deployments may have the same of."""
 _ROUNDS = 10
 _MOST_LOAD = 0.98
+_LEAST = 1e-4
+"""A rate [1/s] below which a replica is said to serve nothing within its limits."""
 _PERCENTILES = {0.5: "p50", 0.9: "p90", 0.99: "p99"}
 
 
@@ -194,17 +196,21 @@ def _percentile(percentile: float) -> str:
 
 
 def _largest(keeps: Callable[[float], bool], most: float | None = None) -> float:
-    """Largest value that a falling condition allows; found by doubling where nothing bounds it."""
-    high = most or 1.0 / 64.0
-    if not keeps(high):
-        low = 0.0
-    elif most is not None:
-        return most
+    """Largest value that a falling condition allows; found by doubling or halving from one where nothing bounds it."""
+    if most is not None:
+        low, high = 0.0, most
+        if keeps(most):
+            return most
+    elif keeps(1.0):
+        low, high = 1.0, 2.0
+        while keeps(high):
+            low, high = high, 2.0 * high
     else:
-        low = high
-        while keeps(2.0 * low):
-            low *= 2.0
-        high = 2.0 * low
+        low, high = 0.5, 1.0
+        while low > _LEAST and not keeps(low):
+            low, high = 0.5 * low, low
+        if low <= _LEAST:
+            return 0.0
     for _ in range(_ROUNDS):
         middle = 0.5 * (low + high)
         low, high = (middle, high) if keeps(middle) else (low, middle)
