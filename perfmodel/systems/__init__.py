@@ -99,7 +99,7 @@ def _said(entry: Mapping[str, Any], changes: Mapping[str, Any]) -> float:
 
 @cache
 def _predicted(kind: str, scenario: str, result: str) -> float:
-    """One number of an estimate; `result` is its key, with dots for what lies deeper. Equal questions are asked once."""
+    """One number of an estimate, asked once; `result` is its key, with dots for what lies deeper."""
     keywords: dict[str, Any] = json.loads(scenario)
     if kind in _ON_ONE_CLUSTER:
         keywords["cluster"] = load_cluster(keywords["cluster"], accelerators=keywords.pop("accelerators", None))

@@ -18,7 +18,7 @@ from perfmodel.predict.records import Record
 from perfmodel.predict.serving.roles import Pool, make_pool
 from perfmodel.specs.huggingface import load_model
 from perfmodel.specs.registry import data_version
-from perfmodel.validation.score import mape
+from perfmodel.validation.score import best_constant, mape
 
 __all__ = ["DEPLOYMENTS", "DeploymentReport", "DeploymentScore", "run_deployments"]
 
@@ -46,7 +46,7 @@ class DeploymentScore(Record):
 
 
 class DeploymentReport(Record):
-    """All rows; `mape` and `median_log` over those that were priced."""
+    """All rows; `mape` and `median_log` over those that were priced, beside a data sheet and one times a constant."""
 
     document: str = "perfmodel/deployment-validation/1"
     perfmodel_version: str
@@ -57,6 +57,7 @@ class DeploymentReport(Record):
     mape: float
     median_log: float
     data_sheet_mape: float
+    constant_mape: float
 
 
 def run_deployments(path: Path = DEPLOYMENTS) -> DeploymentReport:
@@ -64,6 +65,8 @@ def run_deployments(path: Path = DEPLOYMENTS) -> DeploymentReport:
     rows = tuple(_scored(id, facts) for id, facts in _table(path).items())
     priced = [one for one in rows if one.predicted is not None]
     predicted, published = [float(one.predicted or 0.0) for one in priced], [one.published for one in priced]
+    sheet = [float(one.data_sheet or 0.0) for one in priced]
+    constant = best_constant(sheet, published)
     return DeploymentReport(
         perfmodel_version=__version__,
         data_version=data_version(),
@@ -72,7 +75,8 @@ def run_deployments(path: Path = DEPLOYMENTS) -> DeploymentReport:
         refused=len(rows) - len(priced),
         mape=mape(predicted, published),
         median_log=median(abs(math.log(one / other)) for one, other in zip(predicted, published, strict=True)),
-        data_sheet_mape=mape([float(one.data_sheet or 0.0) for one in priced], published),
+        data_sheet_mape=mape(sheet, published),
+        constant_mape=mape([constant * value for value in sheet], published),
     )
 
 
@@ -100,7 +104,7 @@ def _scored(id: str, facts: Mapping[str, Any]) -> DeploymentScore:
 
 
 def _prefill(pool: Pool, facts: Mapping[str, Any]) -> tuple[float, float, float]:
-    """(tokens/s of an accelerator with those found in the cache, seconds of a full iteration, its prompts of a rank)."""
+    """(tokens/s of an accelerator, cached ones too, seconds of a full iteration, its prompts of a rank)."""
     tokens, hit = float(facts["prompt_tokens"]), float(facts.get("prefix_hit", 0.0))
     prompts = pool.prompts_at_once(tokens, hit)
     seconds = float(pool.prefill(prompts, tokens, hit).cost.seconds)
@@ -108,7 +112,7 @@ def _prefill(pool: Pool, facts: Mapping[str, Any]) -> tuple[float, float, float]
 
 
 def _decode(pool: Pool, facts: Mapping[str, Any]) -> tuple[float, float, float]:
-    """(tokens/s of an accelerator, seconds a token, sequences of an accelerator), at its batch or its time per token."""
+    """(tokens/s of an accelerator, seconds a token, its sequences), at the batch or the time per token of the row."""
     lengths = float(facts["prompt_tokens"]), float(facts["output_tokens"])
 
     def tpot_s(batch: float) -> float:

@@ -1,4 +1,4 @@
-"""`estimate_disaggregated`: prefill and decode on pools of their own, the cache sent between them, and their balance."""
+"""`estimate_disaggregated`: prefill and decode on pools of their own, the cache sent between, and their balance."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _ROUNDS = 50
 
 
 class RoleEstimate(Record):
-    """One pool: `iteration_s` of a full replica, `requests_per_s` that the pool can do, and how much of that it does."""
+    """One pool: `iteration_s` of a replica, `requests_per_s` that the pool can do, and `utilisation` of that."""
 
     replicas: int
     accelerators: int

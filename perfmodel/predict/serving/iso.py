@@ -1,4 +1,4 @@
-"""Disaggregated against aggregated at one budget: most requests per second within latency limits, per watt or dollar."""
+"""Disaggregated against aggregated at one budget: most requests per second within limits, per watt or dollar."""
 
 from __future__ import annotations
 
@@ -144,9 +144,7 @@ def compare_at_budget(
     )  # fmt: skip
     whole = make_pool("aggregated", pools.model, aggregated)
     limits = {"ttft_s": ttft_s, "tpot_s": tpot_s, "percentile": percentile}
-    single = aggregated_goodput(
-        model, aggregated, prompt_tokens=prompt_tokens, output_tokens=output_tokens, **limits
-    )
+    single = aggregated_goodput(model, aggregated, prompt_tokens=prompt_tokens, output_tokens=output_tokens, **limits)
     rates = role_goodputs(pools, **limits)
     parts = {"prefill": pools.prefill, "decode": pools.decode, "aggregated": whole}
     cost = {name: _cost(pool, budget_by, (prices or {}).get(name)) for name, pool in parts.items()}

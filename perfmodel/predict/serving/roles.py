@@ -19,6 +19,7 @@ from perfmodel.predict.serving.engine import Engine
 from perfmodel.predict.serving.load import Load
 from perfmodel.predict.serving.memory import ServingMemory
 from perfmodel.predict.serving.precisions import Precisions, make_precisions
+from perfmodel.predict.serving.prefix import chunks_of, missed_load
 from perfmodel.predict.serving.speculation import Speculation, mtp_step, verification
 from perfmodel.predict.serving.task import check_serving_layout
 from perfmodel.specs.architecture import Architecture
@@ -139,10 +140,8 @@ class Pool:
 
     def prefill(self, prompts: float, prompt_tokens: float, prefix_hit: float) -> Node:
         """Prompts of which `prefix_hit` is in the cache; longer ones in chunks of `batch_tokens`."""
-        missed = max(1.0, float(missed_prompt_tokens(prompt_tokens, prefix_hit)))
-        chunks = float(math.ceil(missed / self.batch_tokens))
-        past = prompt_tokens - missed + missed * (1.0 - 1.0 / chunks) / 2.0
-        one = self.iteration(Load(prompts, missed / chunks, past, finishes=1.0 / chunks), "prefill")
+        chunks = chunks_of(prompt_tokens, prefix_hit, float(self.batch_tokens))
+        one = self.iteration(missed_load(prompts, prompt_tokens, prefix_hit, chunks), "prefill")
         return Node.of("prefill", *(replace(child, cost=child.cost * chunks) for child in one.children))
 
     # Decode
