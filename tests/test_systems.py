@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+import perfmodel as pm
 from perfmodel import systems
 from perfmodel.cli.main import main
 from perfmodel.errors import SpecError
 from perfmodel.formulas import get_formula
+from perfmodel.formulas.serving_limits import idealised_runtime
 from perfmodel.systems import ledger
 
 LEDGER = {entry["id"]: entry for entry in ledger()}
@@ -133,6 +135,21 @@ def test_predictions_of_serving_are_of_the_right_size() -> None:
     for id in ("cloudmatrix384-prefill", "cloudmatrix384-decode", "deepseek-service"):
         assert abs(LEDGER[id]["error"]) < 0.25
     assert abs(LEDGER["deepseek-mtp"]["error"]) < 0.1
+
+
+def test_an_idle_request_is_the_idealised_runtime() -> None:
+    """f(prompt) + g * output: the estimate of one request alone is linear in its output to a few percent."""
+
+    def latency_s(output_tokens: int) -> float:
+        return pm.estimate_serving(
+            "llama-3.1-70b", "dgx-h100", layout={"tp": 4}, prompt_tokens=512, output_tokens=output_tokens,
+            concurrency=1, batching="static",
+        ).request_latency_s  # fmt: skip
+
+    token_s = (latency_s(129) - latency_s(1)) / 128
+    for output_tokens in (257, 513, 1025):
+        said = idealised_runtime(latency_s(1), token_s, output_tokens - 1)
+        assert latency_s(output_tokens) == pytest.approx(said, rel=0.03)
 
 
 def test_an_id_stands_in_one_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
