@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from perfmodel.cli.output import emit, say
+from perfmodel.cli.output import emit
 from perfmodel.errors import PlanError, unknown_name
 
 if TYPE_CHECKING:
@@ -223,7 +223,6 @@ def _published() -> Iterable[Entry]:
 def _systems() -> Iterable[Entry]:
     from perfmodel.systems import ledger
 
-    say("pricing the scenarios of the ledger, some seconds")
     return ledger()
 
 

@@ -108,7 +108,7 @@ def _prefill(pool: Pool, facts: Mapping[str, Any]) -> tuple[float, float, float]
     tokens, hit = float(facts["prompt_tokens"]), float(facts.get("prefix_hit", 0.0))
     prompts = pool.prompts_at_once(tokens, hit)
     seconds = float(pool.prefill(prompts, tokens, hit).cost.seconds)
-    return prompts * tokens / seconds / pool.accelerators, seconds, prompts / pool.attention_ranks
+    return prompts * tokens / seconds / pool.accelerators, seconds, prompts / pool.attention_groups
 
 
 def _decode(pool: Pool, facts: Mapping[str, Any]) -> tuple[float, float, float]:

@@ -117,9 +117,8 @@ class Pools:
     # Prefill
 
     def prompt_time(self) -> Node:
-        """One prompt alone on a replica."""
-        alone = max(1.0, self.prefill.attention_ranks)
-        return self.prefill.prefill(alone, self.prompt_tokens, self.prefix_hit)
+        """One prompt alone on a replica, or on each of its groups."""
+        return self.prefill.prefill(self.prefill.attention_groups, self.prompt_tokens, self.prefix_hit)
 
     def full_prefill(self) -> tuple[float, Node]:
         """Prompts of a full iteration, and the iteration."""
@@ -138,8 +137,7 @@ class Pools:
         ends, latency_s = [], 0.0
         for pool in (self.prefill, self.decode):
             tier = pool.cluster.tiers[-1]
-            ranks = 1.0 if pool.attention_ranks > 1 else float(pool.layout.tp * pool.layout.pp)
-            ends += [ranks, self.link_byte_per_s or float(tier.link_byte_per_s)]
+            ends += [float(pool.layout.tp * pool.layout.pp), self.link_byte_per_s or float(tier.link_byte_per_s)]
             latency_s = max(latency_s, float(tier.latency_s))
         return float(transfer_link_byte_per_s(*ends)), latency_s
 
@@ -190,11 +188,11 @@ def estimate_disaggregated(
 ) -> DisaggregatedEstimate:
     """Latency, rate and budgets of a deployment whose prefill and decode run on replicas of their own.
 
-    A role is a mapping with `cluster` and `layout` (one replica, `dp` 1), and where they differ from the defaults
-    `accelerators`, `count` (replicas), `weights`, `activations`, `kv_cache`, `software`, `batch` (most sequences that a
-    decode replica runs), `batch_tokens` (that a rank prefills in an iteration), `dual_batch` (messages of one half
-    behind the kernels of the other), `acceptance` and `draft_tokens` (multi-token prediction). `workload` has
-    `prompt_tokens`, `output_tokens`, `arrival_rate_per_s` and `prefix_hit` [1], as attributes or keys; keywords win.
+    A role is a mapping with `cluster` and `layout` (one replica: `dp` is `attention_dp`), and where they differ from
+    the defaults `accelerators`, `count` (replicas), `weights`, `activations`, `kv_cache`, `software`, `batch` (most
+    sequences that a decode replica runs), `batch_tokens` (that a group prefills in an iteration), `dual_batch` (messages
+    of one half behind the kernels of the other), `acceptance` and `draft_tokens` (multi-token prediction). `workload`
+    has `prompt_tokens`, `output_tokens`, `arrival_rate_per_s` and `prefix_hit` [1], as attributes or keys; keywords win.
     Without an arrival rate the deployment runs as fast as its scarcer pool. `transfer` sends a layer's cache behind the
     next layer ("layerwise") or all of it afterwards; `link_byte_per_s` [B/s] of a rank overrides the outermost tiers.
     Raises `SpecError` and `PlanError`; roles that do not fit are returned with `fits=False`.

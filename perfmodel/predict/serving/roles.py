@@ -42,7 +42,7 @@ _NARROW_BYTES, _SIXTEEN_BITS = 1.0 + 4.0 / 128, 2.0
 @dataclass(frozen=True)
 class Pool:
     """`count` equal replicas of one role. `batch` [1] is the most sequences that a replica decodes (None: its memory),
-    `batch_tokens` [1] the tokens that a rank prefills in an iteration."""
+    `batch_tokens` [1] the tokens that a group of `tp` ranks prefills in an iteration."""
 
     model: Architecture
     cluster: Cluster
@@ -57,8 +57,8 @@ class Pool:
     notes: tuple[str, ...]
 
     @property
-    def attention_ranks(self) -> float:
-        """Ranks that each attend for sequences of their own."""
+    def attention_groups(self) -> float:
+        """Groups of `tp` ranks that each attend for sequences of their own."""
         return float(self.layout.attention_dp)
 
     @property
@@ -68,21 +68,19 @@ class Pool:
 
     @cached_property
     def engine(self) -> Engine:
-        """One replica; with data-parallel attention one rank of it, whose experts are spread over all."""
+        """One replica; with data-parallel attention one group of it, whose experts are spread over all ranks."""
         efficiency = load_efficiency(self.cluster.accelerator.id, self.cluster.accelerator.relative)
-        return Engine(self.model, self.cluster, efficiency, self.software, self._rank_layout, self.precisions)
+        return Engine(self.model, self.cluster, efficiency, self.software, self._group_layout, self.precisions)
 
     @cached_property
     def memory(self) -> ServingMemory:
         """What one rank holds."""
         capacity = float(self.cluster.accelerator.capacity_bytes)
-        return ServingMemory(self.model, self.software, self._rank_layout, self.precisions, capacity)
+        return ServingMemory(self.model, self.software, self._group_layout, self.precisions, capacity)
 
     @property
-    def _rank_layout(self) -> ParallelLayout:
-        if self.layout.attention_dp == 1:
-            return self.layout
-        return self.layout.model_copy(update={"tp": 1, "attention_dp": 1})
+    def _group_layout(self) -> ParallelLayout:
+        return self.layout.model_copy(update={"dp": 1, "attention_dp": 1})
 
     # Iterations
 
@@ -98,11 +96,11 @@ class Pool:
         return _overlapped(half, host, hidden, messages)
 
     def _whole(self, load: Load, name: str) -> Node:
-        """Each rank attends for its own share of the sequences; experts and their messages see those of all ranks."""
-        ranks = self.attention_ranks
-        if ranks == 1.0:
+        """Each group attends for its own share of the sequences; experts and their messages see those of all groups."""
+        groups = self.attention_groups
+        if groups == 1.0:
             return self.engine.iteration(load, name)
-        own = self.engine.iteration(replace(load, prompts=load.prompts / ranks, sequences=load.sequences / ranks))
+        own = self.engine.iteration(replace(load, prompts=load.prompts / groups, sequences=load.sequences / groups))
         experts = _child(self.engine.iteration(load), "experts")
         messages = Node("expert_parallel", self._exchange(load), "link")
         shared = {"experts": experts, "expert_parallel": messages}
@@ -110,7 +108,7 @@ class Pool:
 
     def _exchange(self, load: Load) -> Cost:
         """Messages of all layers with experts, written straight to their ranks; prompts' once for each node."""
-        model, ranks = self.model, self.attention_ranks
+        model, ranks = self.model, float(self.layout.ep)
         experts = float(model.experts_per_token)
         inner, outer = self.cluster.tiers[0], self.cluster.tiers[-1]
         domain = float(inner.domain_accelerators or self.cluster.accelerators)
@@ -133,10 +131,10 @@ class Pool:
     # Prefill
 
     def prompts_at_once(self, prompt_tokens: float, prefix_hit: float) -> float:
-        """Prompts of a full iteration of a replica: as many missed tokens as `batch_tokens` of every rank."""
+        """Prompts of a full iteration of a replica: as many missed tokens as `batch_tokens` of every group."""
         missed = max(1.0, float(missed_prompt_tokens(prompt_tokens, prefix_hit)))
         each = max(1.0, math.floor(self.batch_tokens / missed))
-        return each * self.attention_ranks if self.attention_ranks > 1 else each
+        return each * self.attention_groups
 
     def prefill(self, prompts: float, prompt_tokens: float, prefix_hit: float) -> Node:
         """Prompts of which `prefix_hit` is in the cache; longer ones in chunks of `batch_tokens`."""
@@ -152,19 +150,19 @@ class Pool:
         if self.speculation is None:
             return self.iteration(Load(sequences=sequences, kv_len=length), "decode_step")
         drafted = float(self.speculation.draft_tokens)
-        if self.attention_ranks > 1 or self.dual_batch:
+        if self.attention_groups > 1 or self.dual_batch:
             # Rows of a verification are those of so many more sequences; attention too, an upper bound.
             verify = self.iteration(Load(sequences=sequences * (drafted + 1.0), kv_len=length), "verify")
         else:
             verify = verification(self.engine, sequences, length, drafted)
-        draft = mtp_step(self.engine, sequences / self.attention_ranks, length)
+        draft = mtp_step(self.engine, sequences / self.attention_groups, length)
         share = 1.0 / self.speculation.tokens
         nodes = [replace(one, cost=one.cost * share) for one in verify.children]
         return Node.of("decode_step", *nodes, Node("draft", draft.cost * (drafted * share), draft.cost.bound_by))
 
     def places(self, prompt_tokens: float, output_tokens: float) -> float:
         """Sequences that a replica can decode at a time: what its memory holds, and no more than `batch`."""
-        most, ranks = float(self.batch or self.software.max_batch * self.attention_ranks), self.attention_ranks
+        most, ranks = float(self.batch or self.software.max_batch * self.attention_groups), self.attention_groups
         blocks = float(self.memory.blocks(most / ranks, most / ranks))
         held = float(self.memory.concurrency(blocks, float(mean_decode_length(prompt_tokens, output_tokens)))) * ranks
         return min(most, held)
@@ -233,22 +231,24 @@ def make_pool(name: str, model: Architecture, role: Mapping[str, Any]) -> Pool:
 
 
 def _check_layout(name: str, layout: ParallelLayout, model: Architecture, cluster: Cluster) -> None:
-    """Data-parallel attention is priced where every rank attends alone: attention_dp = tp = ep."""
-    if layout.dp != 1:
-        raise PlanError(f"{name}: layout: dp: replicas are counted by count; leave it at 1 (got {layout.dp})")
-    if layout.attention_dp == 1:
-        check_serving_layout(layout, model, cluster)
-        return
-    if model.experts is None or not layout.attention_dp == layout.tp == layout.ep:
+    """Groups of data-parallel attention are priced where all their ranks share the experts: ep = tp * attention_dp."""
+    if layout.dp != layout.attention_dp:
         raise PlanError(
-            f"{name}: layout: attention_dp: is priced for experts with attention_dp = tp = ep "
-            f"(got {layout.attention_dp}, {layout.tp}, {layout.ep})"
+            f"{name}: layout: dp: must be attention_dp {layout.attention_dp}, for replicas are counted by count "
+            f"(got {layout.dp})"
+        )
+    if layout.attention_dp > 1 and (model.experts is None or layout.ep != layout.tp * layout.dp or layout.pp > 1):
+        raise PlanError(
+            f"{name}: layout: attention_dp: is priced for models with experts, pp = 1 and ep = tp * attention_dp "
+            f"(got {layout.attention_dp}, with tp {layout.tp}, ep {layout.ep}, pp {layout.pp})"
         )
     if layout.accelerators > cluster.accelerators:
         raise PlanError(
             f"{name}: layout: needs {layout.accelerators} accelerators, {cluster.id} has {cluster.accelerators}; "
             "scale it with accelerators="
         )
+    if layout.attention_dp == 1:
+        check_serving_layout(layout, model, cluster)
 
 
 def _speculation(name: str, role: Mapping[str, Any]) -> Speculation | None:
