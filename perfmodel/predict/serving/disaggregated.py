@@ -190,9 +190,9 @@ def estimate_disaggregated(
 
     A role is a mapping with `cluster` and `layout` (one replica: `dp` is `attention_dp`), and where they differ from
     the defaults `accelerators`, `count` (replicas), `weights`, `activations`, `kv_cache`, `software`, `batch` (most
-    sequences that a decode replica runs), `batch_tokens` (that a group prefills in an iteration), `dual_batch` (messages
+    sequences that a decode replica runs), `batch_tokens` (that a group prefills at a time), `dual_batch` (messages
     of one half behind the kernels of the other), `acceptance` and `draft_tokens` (multi-token prediction). `workload`
-    has `prompt_tokens`, `output_tokens`, `arrival_rate_per_s` and `prefix_hit` [1], as attributes or keys; keywords win.
+    has `prompt_tokens`, `output_tokens`, `arrival_rate_per_s` and `prefix_hit` [1] (attributes or keys; keywords win).
     Without an arrival rate the deployment runs as fast as its scarcer pool. `transfer` sends a layer's cache behind the
     next layer ("layerwise") or all of it afterwards; `link_byte_per_s` [B/s] of a rank overrides the outermost tiers.
     Raises `SpecError` and `PlanError`; roles that do not fit are returned with `fits=False`.
