@@ -157,10 +157,10 @@ def serving_validation_page(console: Console, report: Mapping[str, Any]) -> None
             "-" if limit is None else f"{limit:g} %",
         )
     console.print(table)
-    if "deployments" in report:
-        deployments_page(console, report["deployments"])
     refused = [(id, text) for id, one in report["sources"].items() for text in one["refused"]]
     if refused:
         heading(console, "Refused")
     for id, text in refused:
         console.print(f"- {id}: {text}", markup=False)
+    if "deployments" in report:
+        deployments_page(console, report["deployments"])
