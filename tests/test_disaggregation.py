@@ -174,7 +174,8 @@ def test_a_workload_is_an_object_or_a_mapping_and_keywords_win() -> None:
 def test_memory_bounds_the_batch_of_a_decode_replica() -> None:
     pool = make_pool("decode", load_model("llama-2-70b"), A100)
     places = pool.places(4096, 512)
-    assert places == min(256, (float(pool.memory.blocks(256.0, 256.0)) * 16) // (4096 + 256))
+    most = float(pool.software.max_batch)
+    assert places == min(most, (float(pool.memory.blocks(most, most)) * 16) // (4096 + 256))
     assert not estimate({}, {"layout": {"tp": 1}, "weights": "bf16"}).fits
     assert estimate({}, {"batch": 2}, arrival_rate_per_s=None).decode.batch == pytest.approx(2, rel=1e-3)
 
