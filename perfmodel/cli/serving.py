@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from perfmodel.cli.commands import DONE, NOT_FEASIBLE
 from perfmodel.cli.options import ESTIMATE_SERVING, LAYOUT, SLO, parsed
+from perfmodel.cli.deployments import deployments_page
 from perfmodel.cli.output import emit, say
 from perfmodel.cli.scenario import gather
 from perfmodel.errors import PlanError
@@ -45,6 +46,7 @@ def estimate_serving(args: Namespace) -> int:
 
 def validate_serving(args: Namespace) -> int:
     """`perfmodel validate --serving`: 1 where a source is over its tolerance."""
+    from perfmodel.validation.deployment_scores import run_deployments
     from perfmodel.validation.serving_scores import record_serving, run_serving
 
     if args.because and not args.record:
@@ -57,6 +59,8 @@ def validate_serving(args: Namespace) -> int:
         say("recorded serving residuals and tolerances")
         report = run_serving()
     document = report.to_dict()
+    if args.source is None:
+        document["deployments"] = run_deployments().to_dict()
     emit(document, lambda console: serving_validation_page(console, document), as_json=args.json, file=args.output)
     return NOT_FEASIBLE if document["over_tolerance"] else DONE
 
@@ -206,3 +210,5 @@ def serving_validation_page(console: Console, report: Mapping[str, Any]) -> None
         heading(console, "Refused")
     for id, text in refused:
         console.print(f"- {id}: {text}", markup=False)
+    if "deployments" in report:
+        deployments_page(console, report["deployments"])
