@@ -25,6 +25,7 @@ _SCHEMAS = {
     "training-estimate": ("perfmodel.predict.records", "TrainingEstimate", "serialization"),
     "training-plan": ("perfmodel.plan.records", "TrainingPlan", "serialization"),
     "serving-estimate": ("perfmodel.predict.serving.records", "ServingEstimate", "serialization"),
+    "test-time-plan": ("perfmodel.plan.test_time_records", "TestTimePlan", "serialization"),
     "memory-estimate": ("perfmodel.cli.memory", "MemoryEstimate", "serialization"),
     "kernel-estimate": ("perfmodel.predict.kernel_documents", "KernelEstimate", "serialization"),
     "accelerator": ("perfmodel.specs.accelerator", "Accelerator", "validation"),

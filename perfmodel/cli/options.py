@@ -22,6 +22,7 @@ __all__ = [
     "ESTIMATE_TRAINING",
     "LAYOUT",
     "OPTIONS",
+    "PLAN_TEST_TIME",
     "PLAN_TRAINING",
     "Option",
     "checked",
@@ -150,6 +151,19 @@ ESTIMATE_SERVING = (
     *(option for option in _SCENARIO if option.name in ("model", "cluster", "accelerators", "software")),
     *_SERVED,
     *LAYOUT,
+)
+PLAN_TEST_TIME = (
+    Option("usd", "number", "budget in dollars", low=0),
+    Option("s", "number", "budget in seconds of the deployment", low=0),
+    Option("j", "number", "budget in joules", low=0),
+    Option("tokens", "number", "budget in generated tokens", low=0),
+    Option("objective", "text", "what to make most (default: accuracy)", choices=("accuracy",)),
+    Option(
+        "estimator",
+        "text",
+        "success rates: a posterior under a fitted spread of difficulty, or counts as they stand (default: posterior)",
+        choices=("posterior", "counts"),
+    ),
 )
 _ACCELERATOR = Option("accelerator", "spec", "accelerator id or file", required=True, complete="accelerators")
 ESTIMATE_GEMM = (

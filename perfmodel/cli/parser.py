@@ -21,6 +21,7 @@ from perfmodel.cli.options import (
     ESTIMATE_SERVING,
     ESTIMATE_TRAINING,
     LAYOUT,
+    PLAN_TEST_TIME,
     PLAN_TRAINING,
     Option,
 )
@@ -33,6 +34,7 @@ SCHEMAS = (
     "training-estimate",
     "training-plan",
     "serving-estimate",
+    "test-time-plan",
     "memory-estimate",
     "kernel-estimate",
     "scenario",
@@ -216,14 +218,24 @@ def _completer(option: Option) -> Callable[..., Iterable[str]]:
 
 
 def _plan(parser: argparse.ArgumentParser) -> None:
-    training = _command(
-        parser.add_subparsers(metavar="WHAT", title="what"),
-        parser,
-        "training",
-        "the best parallel layout of a training run",
-    )
+    what = parser.add_subparsers(metavar="WHAT", title="what")
+    training = _command(what, parser, "training", "the best parallel layout of a training run")
     training.set_defaults(run=f"{_COMMANDS}:plan_training")
     _scenario(training, PLAN_TRAINING)
+    _plan_test_time(_command(what, parser, "test-time", "how many samples of which method each task gets"))
+
+
+def _plan_test_time(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run="perfmodel.cli.test_time:plan_test_time")
+    group = parser.add_argument_group("question")
+    group.add_argument(
+        "-f", "--file", metavar="FILE", help="TOML or JSON with these keys, or an earlier plan; - is stdin"
+    )
+    group.add_argument("--tasks", metavar="FILE", help="CSV: task, samples, correct (or success_rate); method, weight")
+    group.add_argument("--methods", metavar="FILE", help="CSV, TOML or JSON: method, tokens, usd_per_mtok_out, ...")
+    for option in PLAN_TEST_TIME:
+        _add(group, option)
+    _output(parser)
 
 
 def _estimate(parser: argparse.ArgumentParser) -> None:

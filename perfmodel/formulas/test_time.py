@@ -132,8 +132,8 @@ def coverage_beta_mixture(attempts, alpha, beta):
     Assumptions  attempts at one problem are independent given its success rate
     Valid for    attempts >= 0; alpha >= 0.01; beta >= 0.01
     Monotone     attempts +; alpha +; beta -
-    Source       derived: E[1 - (1-p)^k]; Schaeffer et al. 2025, "How Do Large Language Monkeys Get Their Power (Laws)?",
-                 section 3, arXiv:2502.17578
+    Source       derived: E[1 - (1-p)^k]; Schaeffer et al. 2025, "How Do Large Language Monkeys Get Their Power
+                 (Laws)?", section 3, arXiv:2502.17578
     Checked      numerical integration of the density (tests/test_test_time_laws.py)
     """
     log_miss = log_gamma(beta + attempts) - log_gamma(alpha + beta + attempts)
@@ -211,8 +211,8 @@ def token_price_usd(tokens, usd_per_mtok, tokens_per_mtok=1e6):
 
     .. math:: C = n c / 10^6
 
-    Symbols      n  tokens [1] bought;  c  usd_per_mtok [USD] price of a million;  m  tokens_per_mtok [1] tokens in a million;
-                 returns [USD]
+    Symbols      n  tokens [1] bought;  c  usd_per_mtok [USD] price of a million;
+                 m  tokens_per_mtok [1] tokens in a million;  returns [USD]
     Valid for    tokens >= 0; usd_per_mtok >= 0
     Monotone     tokens +; usd_per_mtok +
     Source       definition: price times tokens

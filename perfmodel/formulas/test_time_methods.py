@@ -1,4 +1,4 @@
-r"""Ways to spend at test time: exchange against pretraining, search, refinement, sleep, retrieval, easy and hard parts."""
+r"""Ways to spend at test time: exchange against pretraining, search, refinement, sleep, retrieval, easy parts."""
 
 from perfmodel.formulas._registry import formula
 from perfmodel.ops import exp, log, minimum
@@ -48,8 +48,8 @@ def rate_of_flops(flops, time_s):
     Symbols      F  flops [flop] of a problem;  t  time_s [s] it took;  returns [flop/s]
     Valid for    flops >= 0; time_s >= 0.000001
     Monotone     flops +; time_s -
-    Source       definition; used on Quiet-STaR and REBASE, AbdElhameed and Halim 2024, "Inference Scaling vs Reasoning: An
-                 Empirical Analysis of Compute-Optimal LLM Problem-Solving", abstract, arXiv:2412.16260
+    Source       definition; used on Quiet-STaR and REBASE, AbdElhameed and Halim 2024, "Inference Scaling vs
+                 Reasoning: An Empirical Analysis of Compute-Optimal LLM Problem-Solving", abstract, arXiv:2412.16260
     """
     return flops / time_s
 

@@ -57,7 +57,8 @@ def speculative_operations_factor(acceptance, draft_tokens, draft_operations=0):
 
     Symbols      \alpha  acceptance [1] probability that a drafted token is accepted;
                  \gamma  draft_tokens [1] drafted in a round;
-                 \hat{c}  draft_operations [1] operations of the draft over those of the target, for a token;  returns [1]
+                 \hat{c}  draft_operations [1] operations of a draft token over those of the target;
+                 returns [1]
     Assumptions  as `speculative_tokens`
     Valid for    0 <= acceptance <= 0.999; draft_tokens >= 0; draft_operations >= 0
     Monotone     acceptance -; draft_operations +
@@ -76,7 +77,8 @@ def draft_target_cost(draft_tokens, target_tokens, draft_flop_per_token, target_
 
     Symbols      T_d  draft_tokens [1] of all drafts;  T_t  target_tokens [1] of a continuation of all;
                  f_d  draft_flop_per_token [flop] of the small model;  f_t  target_flop_per_token [flop] of the large;
-                 e  escalated_share [1] of drafts rejected, which conformal prediction holds at its level;  returns [flop]
+                 e  escalated_share [1] of drafts rejected, held at a level by conformal prediction;
+                 returns [flop]
     Valid for    draft_tokens >= 0; target_tokens >= 0; draft_flop_per_token >= 0; target_flop_per_token >= 0;
                  0 <= escalated_share <= 1
     Monotone     draft_tokens +; target_tokens +; escalated_share +

@@ -38,8 +38,8 @@ def two_answer_vote_accuracy(first_share, second_share, votes):
 
     .. math:: \Phi\left(\sqrt n\, \frac{p_1 - p_2}{\sqrt{p_1 + p_2 - (p_1 - p_2)^2}}\right)
 
-    Symbols      p_1  first_share [1] probability of the right answer;  p_2  second_share [1] of the commonest wrong one;
-                 n  votes [1] drawn;  returns [1]
+    Symbols      p_1  first_share [1] probability of the right answer;  p_2  second_share [1] of the commonest
+                 wrong one;  n  votes [1] drawn;  returns [1]
     Assumptions  many votes (central limit); other answers too rare to win; `multinomial_vote_accuracy` counts exactly
     Valid for    0.001 <= first_share <= 0.5; 0.001 <= second_share <= 0.5; votes >= 1; fails for few votes
     Monotone     first_share +; second_share -
