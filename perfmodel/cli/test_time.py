@@ -27,7 +27,7 @@ _SHOWN = 12
 
 
 def plan_test_time(args: Namespace) -> int:
-    """`perfmodel plan test-time`: 0 with a plan, 1 where the budget buys nothing (the document is printed all the same)."""
+    """`perfmodel plan test-time`: 0 with a plan, 1 (and the document all the same) where the budget buys nothing."""
     import perfmodel as pm
 
     document = pm.plan_test_time(**_question(args)).to_dict()

@@ -1,8 +1,8 @@
 """One option for each item under one budget (a multiple-choice knapsack): its linear bound and its whole answer.
 
 Options lie on a plane of cost and value. The linear relaxation buys steps of the items' upper concave envelopes in
-order of value for money, so its bound and its price of a unit of budget are exact. Whole answers begin from that order, are
-filled up, and are proved, where few options remain possible, by a dynamic program over states that no other state
+order of value for money, so its bound and its price of a unit of budget are exact. Whole answers begin from that order,
+are filled up, and are proved, where few options remain possible, by a dynamic program over states that no other state
 dominates and that the relaxation does not rule out.
 """
 
@@ -65,15 +65,11 @@ class Choices:
 
 def frontier(values: Sequence[Floats], costs: Sequence[Floats]) -> Frontier:
     """The steps of every item's envelope from nothing (cost 0, value 0); costs are positive."""
-    items, options, cost_steps, value_steps = [], [], [], []
-    for item, (value, cost) in enumerate(zip(values, costs, strict=True)):
-        hull = _envelope(value, cost)
-        items.append(np.full(len(hull), item, dtype=np.int64))
-        options.append(hull)
-        cost_steps.append(np.diff(cost[hull], prepend=0.0))
-        value_steps.append(np.diff(value[hull], prepend=0.0))
-    item, option = np.concatenate(items), np.concatenate(options)
-    cost, value = np.concatenate(cost_steps), np.concatenate(value_steps)
+    hulls = [_envelope(value, cost) for value, cost in zip(values, costs, strict=True)]
+    item = np.repeat(np.arange(len(hulls)), [len(hull) for hull in hulls])
+    option = np.concatenate(hulls)
+    cost = np.concatenate([np.diff(one[hull], prepend=0.0) for one, hull in zip(costs, hulls, strict=True)])
+    value = np.concatenate([np.diff(one[hull], prepend=0.0) for one, hull in zip(values, hulls, strict=True)])
     order = np.argsort(-value / cost, kind="stable")
     return Frontier(item[order], option[order], cost[order], value[order])
 

@@ -49,13 +49,14 @@ def plan_test_time(
 ) -> TestTimePlan:
     """The allocation of samples to tasks with the most expected accuracy within the budget.
 
-    tasks: rows {task, samples, correct} or {task, success_rate}, each with an optional weight and method (rows without a
-    method speak for all). methods: rows {method, tokens, usd_per_mtok_in, usd_per_mtok_out}; tokens [1] are generated for
-    a sample. Further keys of a method: prompt_tokens, verifier_tokens, usd_per_mtok_verifier; selection "verifier" (any
-    right sample counts, through a verifier of `completeness` and `soundness`) or "majority"; stop "never" (all samples at
-    once) or "accepted" (one after the other); odds (of success, relative to the rows that speak for all); max_samples;
-    usd, s, j of a sample; or hardware: model, cluster, accelerators, layout, concurrency and the other keywords of
-    `estimate_serving`, which then gives seconds of the deployment, joules and dollars. budget: {"usd"|"s"|"j"|"tokens": x}.
+    tasks: rows {task, samples, correct} or {task, success_rate}, each with an optional weight and method (rows without
+    a method speak for all). methods: rows {method, tokens, usd_per_mtok_in, usd_per_mtok_out}; tokens [1] are generated
+    for a sample. Further keys of a method: prompt_tokens, verifier_tokens, usd_per_mtok_verifier; selection "verifier"
+    (any right sample counts, through a verifier of `completeness` and `soundness`) or "majority"; stop "never" (all
+    samples at once) or "accepted" (one after the other); odds (of success, relative to the rows that speak for all);
+    max_samples; usd, s, j of a sample; or hardware: model, cluster, accelerators, layout, concurrency and the other
+    keywords of `estimate_serving`, which then gives seconds of the deployment, joules and dollars. budget:
+    {"usd"|"s"|"j"|"tokens": x}.
 
     estimator: "posterior" (a Beta distribution of difficulty is fitted to the counts) or "counts" (correct / samples as
     it stands). Raises `PlanError` for bad input; where the budget buys no sample at all the plan is not feasible.
@@ -166,8 +167,8 @@ class _Question:
 
     def _certificate(self, choices: Choices | None) -> Certificate:
         return Certificate(
-            method="linear relaxation over concave envelopes (bound); its steps in order, filled up, and a dynamic program "
-            "over the options that the bound does not rule out",
+            method="linear relaxation over concave envelopes (bound); its steps in order, filled up, and a dynamic "
+            "program over the options that the bound does not rule out",
             optimal=choices is not None and choices.optimal,
             bound=None if choices is None else choices.bound,
             gap=None if choices is None else max(0.0, (choices.bound - choices.value) / max(choices.bound, 1e-300)),
@@ -299,7 +300,7 @@ class _Question:
         price = cheapest.cost[self.unit] or 0.0
         if price > self.budget:
             return (
-                f"budget: {self.budget:g} {self.unit} buys no sample; the cheapest (method {cheapest.id}) costs {price:g}",
+                f"budget: {self.budget:g} {self.unit} buys no sample; the cheapest ({cheapest.id}) costs {price:g}",
                 f"would fit: {price * len(self.tasks):g} {self.unit} for one sample of each of {len(self.tasks)} tasks",
             )
         return ("no sample of any method can solve any task: every success rate is 0",)

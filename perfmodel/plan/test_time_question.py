@@ -110,7 +110,7 @@ def tasks_of(rows: Iterable[Mapping[str, Any]], methods: Sequence[Method]) -> tu
 
 
 def methods_of(rows: Iterable[Mapping[str, Any]]) -> tuple[Method, ...]:
-    """The methods of rows `{method, tokens, usd_per_mtok_in, usd_per_mtok_out}` and further keys; raises `PlanError`."""
+    """The methods of rows `{method, tokens, usd_per_mtok_out}` and further keys; raises `PlanError`."""
     if isinstance(rows, (str, Mapping)) or not isinstance(rows, Iterable):
         raise PlanError(f"methods: must be a list of tables (got {type(rows).__name__})")
     found: dict[str, Method] = {}

@@ -1,8 +1,8 @@
 """What each task gains from so many samples of each method, and what that costs: the options of a plan.
 
 Success rates known from counts are uncertain. The rates of all counted tasks are taken to follow one Beta distribution
-for each method, fitted by maximum likelihood; each task then has its own posterior, so that a task with no success in ten
-samples is hard and not impossible. `posterior_nodes` stand for it: equally likely rates.
+for each method, fitted by maximum likelihood; each task then has its own posterior, so that a task with no success in
+ten samples is hard and not impossible. `posterior_nodes` stand for it: equally likely rates.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LEAST_RATE = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Difficulty:
-    """Success rates of one method: by task, equally likely `nodes` [task, node], or Beta shapes where they are exact."""
+    """Success rates of one method: equally likely `nodes` [task, node], and Beta shapes where these say it exactly."""
 
     tasks: NDArray[np.int64]
     nodes: Floats
@@ -66,7 +66,8 @@ def sample_counts(most: int, *, odd: bool = False) -> Floats:
 def fit_beta(samples: Floats, correct: Floats) -> tuple[float, float] | None:
     """Shapes of the Beta distribution of success rates, by the likelihood of the counts; None where they do not say.
 
-    They do not for fewer than eight tasks, for single samples, or where the likelihood has no maximum inside 0.02 to 500.
+    They do not for fewer than eight tasks, for single samples, or where the likelihood has no maximum inside 0.02 to
+    500.
     """
     if len(samples) < _FEWEST_TASKS or samples.max() < 2 or correct.sum() == 0 or (correct == samples).all():
         return None
@@ -87,7 +88,7 @@ def fit_beta(samples: Floats, correct: Floats) -> tuple[float, float] | None:
 
 
 def difficulty_of(method: Method, tasks: Sequence[Task], estimator: str) -> Difficulty:
-    """The success rates of one method over the tasks that it can be judged on; raises `PlanError` where there is none."""
+    """The success rates of one method over the tasks it can be judged on; raises `PlanError` where there is none."""
     # Counts of a method of its own stand over counts for all methods.
     own = any(method.id in task.evidence for task in tasks)
     known = [(index, _evidence_of(task, method.id, own)) for index, task in enumerate(tasks)]
