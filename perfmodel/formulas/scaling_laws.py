@@ -8,6 +8,7 @@ __all__ = [
     "chinchilla_loss",
     "chinchilla_optimal_params",
     "chinchilla_optimal_tokens",
+    "chinchilla_params_exponent",
     "critical_batch_tokens",
     "critical_batch_trade_off",
     "critical_steps",
@@ -198,6 +199,21 @@ def chinchilla_frontier_scale(params_scale, tokens_scale, params_exponent, token
 
 
 @formula
+def chinchilla_params_exponent(params_exponent, tokens_exponent):
+    r"""Power of the compute with which the optimal parameters grow; the tokens take what is left of one.
+
+    .. math:: a = \frac{\beta}{\alpha + \beta}
+
+    Symbols      \alpha  params_exponent [1] of the loss;  \beta  tokens_exponent [1] of the loss;  returns [1]
+    Valid for    0.01 <= params_exponent <= 1; 0.01 <= tokens_exponent <= 1
+    Monotone     params_exponent -; tokens_exponent +
+    Source       Hoffmann et al. 2022, eq. 4, arXiv:2203.15556
+    Checked      .46 of approach 3 (Table 2) from unrounded constants, .513 of the refit of Besiroglu et al. 2024
+    """
+    return tokens_exponent / (params_exponent + tokens_exponent)
+
+
+@formula
 def chinchilla_optimal_params(
     compute_flops, params_scale, tokens_scale, params_exponent, tokens_exponent, flop_per_param_token=6
 ):
@@ -215,7 +231,7 @@ def chinchilla_optimal_params(
     Source       Hoffmann et al. 2022, eq. 4, arXiv:2203.15556
     Checked      40 billion at Gopher's 5.76e23 (Figure 4), with unrounded constants alone
     """
-    share = tokens_exponent / (params_exponent + tokens_exponent)
+    share = chinchilla_params_exponent(params_exponent, tokens_exponent)
     scale = chinchilla_frontier_scale(params_scale, tokens_scale, params_exponent, tokens_exponent)
     return scale * (compute_flops / flop_per_param_token) ** share
 
