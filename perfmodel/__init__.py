@@ -33,6 +33,7 @@ _HOMES = {
     "load_software": "perfmodel.specs.software",
     "plan_test_time": "perfmodel.plan.test_time",
     "plan_training": "perfmodel.plan.training",
+    "plan_training_budget": "perfmodel.plan.training_budget",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]

@@ -277,19 +277,14 @@ def published_law_table(name: str) -> list[dict[str, float]]:
         raise PlanError(unknown_name("published table", name, ["chinchilla", "overtraining", "parscale"]))
     rows = read_law_table(_PUBLISHED / f"{kind}.csv")
     if kind == "parscale":
-        return [
-            {"n_params": float(r["n_params"]), "streams": float(r["streams"]), "loss": float(r[f"loss_{part}"])}
-            for r in rows
-        ]
+        names = {"n_params": "n_params", "streams": "streams", "loss": f"loss_{part}"}
+        return [{name: float(row[column]) for name, column in names.items()} for row in rows]
     if kind == "overtraining":
         chosen = [row for row in rows if row["dataset"] == part]
         return [{name: float(row[name]) for name in ("n_params", "tokens", "loss")} for row in chosen]
-    table = [
-        {
-            "n_params": float(r["n_params"]),
-            "tokens": float(r["compute_flops"]) / 6.0 / float(r["n_params"]),
-            "loss": float(r["loss"]),
-        }
-        for r in rows
-    ]
+    table = []
+    for row in rows:
+        n_params = float(row["n_params"])
+        tokens = float(row["compute_flops"]) / 6.0 / n_params
+        table.append({"n_params": n_params, "tokens": tokens, "loss": float(row["loss"])})
     return sorted(table, key=lambda row: row["tokens"] / row["n_params"])[5:]

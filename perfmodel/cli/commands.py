@@ -26,6 +26,8 @@ _SCHEMAS = {
     "training-plan": ("perfmodel.plan.records", "TrainingPlan", "serialization"),
     "serving-estimate": ("perfmodel.predict.serving.records", "ServingEstimate", "serialization"),
     "test-time-plan": ("perfmodel.plan.test_time_records", "TestTimePlan", "serialization"),
+    "training-budget-plan": ("perfmodel.plan.training_budget", "TrainingBudgetPlan", "serialization"),
+    "law-fit": ("perfmodel.calibrate.laws", "LawFit", "serialization"),
     "memory-estimate": ("perfmodel.cli.memory", "MemoryEstimate", "serialization"),
     "kernel-estimate": ("perfmodel.predict.kernel_documents", "KernelEstimate", "serialization"),
     "accelerator": ("perfmodel.specs.accelerator", "Accelerator", "validation"),

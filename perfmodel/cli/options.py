@@ -24,6 +24,7 @@ __all__ = [
     "OPTIONS",
     "PLAN_TEST_TIME",
     "PLAN_TRAINING",
+    "PLAN_TRAINING_BUDGET",
     "Option",
     "checked",
     "json_schema",
@@ -164,6 +165,22 @@ PLAN_TEST_TIME = (
         "success rates: a posterior under a fitted spread of difficulty, or counts as they stand (default: posterior)",
         choices=("posterior", "counts"),
     ),
+)
+PLAN_TRAINING_BUDGET = (
+    Option("usd", "number", "budget in dollars of training and serving (needs --cluster)", low=0),
+    Option("flop", "number", "budget in operations", low=0),
+    Option("target_loss", "number", "instead of a budget: the loss to reach at least cost, in nats per token", low=0),
+    Option("served_tokens", "number", "tokens read and written over the lifetime (default: none)", low=0),
+    Option("law", "text", "loss of size and tokens", choices=("epoch", "hoffmann", "kumar"), default="epoch"),
+    Option(
+        "precisions",
+        "texts",
+        "formats to choose from, with commas (default: bf16)",
+        choices=("bf16", "fp16", "fp8", "int8", "nvfp4", "mxfp4", "int4"),
+    ),
+    Option("cluster", "spec", "whose accelerators give price and peak", complete="clusters"),
+    Option("mfu", "number", "share of the peak in training (default: 0.4)", low=0),
+    Option("serving_mfu", "number", "share of the peak in serving (default: 0.2)", low=0),
 )
 _ACCELERATOR = Option("accelerator", "spec", "accelerator id or file", required=True, complete="accelerators")
 ESTIMATE_GEMM = (

@@ -23,6 +23,7 @@ from perfmodel.cli.options import (
     LAYOUT,
     PLAN_TEST_TIME,
     PLAN_TRAINING,
+    PLAN_TRAINING_BUDGET,
     Option,
 )
 from perfmodel.errors import PlanError, unknown_name
@@ -35,6 +36,8 @@ SCHEMAS = (
     "training-plan",
     "serving-estimate",
     "test-time-plan",
+    "training-budget-plan",
+    "law-fit",
     "memory-estimate",
     "kernel-estimate",
     "scenario",
@@ -223,6 +226,12 @@ def _plan(parser: argparse.ArgumentParser) -> None:
     training.set_defaults(run=f"{_COMMANDS}:plan_training")
     _scenario(training, PLAN_TRAINING)
     _plan_test_time(_command(what, parser, "test-time", "how many samples of which method each task gets"))
+    lifetime = _command(what, parser, "training-budget", "parameters, tokens and bits of a model for its whole life")
+    lifetime.set_defaults(run="perfmodel.cli.test_time:plan_training_budget")
+    group = lifetime.add_argument_group("question")
+    for option in PLAN_TRAINING_BUDGET:
+        _add(group, option)
+    _output(lifetime)
 
 
 def _plan_test_time(parser: argparse.ArgumentParser) -> None:
@@ -304,6 +313,8 @@ def _calibrate(parser: argparse.ArgumentParser) -> None:
     )
     for option in CALIBRATE:
         _add(group, option)
+    group.add_argument("--law", metavar="NAME", help="fit this law of scaling to the table; see --laws")
+    group.add_argument("--laws", action="store_true", help="the laws that can be fitted, and the columns they need")
     output = parser.add_argument_group("output")
     _json(output)
     output.add_argument("-o", "--output", metavar="FILE", help="write the constants there as TOML, whole or not at all")

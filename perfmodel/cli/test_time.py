@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perfmodel.cli.commands import DONE, NOT_FEASIBLE
-from perfmodel.cli.options import PLAN_TEST_TIME, parsed
+from perfmodel.cli.options import PLAN_TEST_TIME, PLAN_TRAINING_BUDGET, parsed
 from perfmodel.cli.output import emit
 from perfmodel.cli.scenario import read_document
 from perfmodel.errors import PlanError, SpecError, unknown_name
@@ -18,7 +18,7 @@ from perfmodel.errors import PlanError, SpecError, unknown_name
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["plan_test_time", "read_rows", "test_time_page"]
+__all__ = ["plan_test_time", "plan_training_budget", "read_rows", "test_time_page", "training_budget_page"]
 
 _UNITS = ("usd", "s", "j", "tokens")
 _KEYS = ("tasks", "methods", "budget", "objective", "estimator")
@@ -32,6 +32,19 @@ def plan_test_time(args: Namespace) -> int:
 
     document = pm.plan_test_time(**_question(args)).to_dict()
     emit(document, lambda console: test_time_page(console, document), as_json=args.json, file=args.output)
+    return DONE if document["feasible"] else NOT_FEASIBLE
+
+
+def plan_training_budget(args: Namespace) -> int:
+    """`perfmodel plan training-budget`: 0 with a plan, 1 where the budget trains nothing."""
+    import perfmodel as pm
+
+    given = {one.name: parsed(one, getattr(args, one.name)) for one in PLAN_TRAINING_BUDGET if hasattr(args, one.name)}
+    budget = {unit: given.pop(unit) for unit in ("usd", "flop") if unit in given}
+    if len(budget) > 1:
+        raise PlanError("--usd, --flop: give one budget")
+    document = pm.plan_training_budget(budget or None, **given).to_dict()
+    emit(document, lambda console: training_budget_page(console, document), as_json=args.json, file=args.output)
     return DONE if document["feasible"] else NOT_FEASIBLE
 
 
@@ -189,3 +202,36 @@ def _amount(value: float, unit: str) -> str:
     if unit == "s":
         return fmt.seconds(value)
     return fmt.energy(value) if unit == "j" else f"{fmt.count(value)} tokens"
+
+
+def training_budget_page(console: Console, plan: Mapping[str, Any]) -> None:
+    """The page of a training budget: the choice beside others, and what each costs."""
+    from rich.text import Text
+
+    from perfmodel.cli import format as fmt
+    from perfmodel.cli.render import heading, plain_table
+
+    if not plan["feasible"]:
+        console.print(Text("No plan is feasible", "bold red"))
+        for reason in plan["infeasible_because"]:
+            console.print(f"- {reason}", markup=False)
+        return
+    best, dollars = plan["decision"], plan["request"]["cluster"] is not None
+    console.print(
+        Text.assemble(
+            (
+                f"{fmt.count(best['n_params'])} parameters, {fmt.count(best['tokens'])} tokens, {best['precision']}: ",
+                "bold",
+            ),
+            (f"loss {best['loss']:.4f}", "bold green"),
+        )
+    )
+    heading(console, "Choices", f"law {plan['request']['law']}, {plan['request']['served_tokens']:.3g} tokens served")
+    table = plain_table("", "parameters", "tokens", "per param.", "precision", "loss", "training", "serving", left=(0,))
+    for one in (best, *plan["alternatives"]):
+        costs = [fmt.usd(one[key]) if dollars else f"{one[key]:.3g}" for key in ("training_cost", "serving_cost")]
+        sizes = fmt.count(one["n_params"]), fmt.count(one["tokens"]), fmt.significant(one["tokens_per_param"])
+        table.add_row(one["role"], *sizes, one["precision"], f"{one['loss']:.4f}", *costs)
+    console.print(table)
+    for text in plan["warnings"]:
+        console.print(f"- {text}", markup=False)
