@@ -217,15 +217,8 @@ def training_budget_page(console: Console, plan: Mapping[str, Any]) -> None:
             console.print(f"- {reason}", markup=False)
         return
     best, dollars = plan["decision"], plan["request"]["cluster"] is not None
-    console.print(
-        Text.assemble(
-            (
-                f"{fmt.count(best['n_params'])} parameters, {fmt.count(best['tokens'])} tokens, {best['precision']}: ",
-                "bold",
-            ),
-            (f"loss {best['loss']:.4f}", "bold green"),
-        )
-    )
+    said = f"{fmt.count(best['n_params'])} parameters, {fmt.count(best['tokens'])} tokens, {best['precision']}: "
+    console.print(Text.assemble((said, "bold"), (f"loss {best['loss']:.4f}", "bold green")))
     heading(console, "Choices", f"law {plan['request']['law']}, {plan['request']['served_tokens']:.3g} tokens served")
     table = plain_table("", "parameters", "tokens", "per param.", "precision", "loss", "training", "serving", left=(0,))
     for one in (best, *plan["alternatives"]):
