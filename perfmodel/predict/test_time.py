@@ -69,7 +69,7 @@ def order_statistic_latency(lengths: ArrayLike, finished: int, chains: int) -> f
 
 
 def chains_tokens(lengths: ArrayLike, finished: int, chains: int) -> float:
-    """Expected tokens of k chains that are all stopped when m have finished; lengths as in `order_statistic_latency`."""
+    """Expected tokens of k chains, all stopped when m have finished; lengths as in `order_statistic_latency`."""
     ended = [order_statistic_latency(lengths, rank, chains) for rank in range(1, finished + 1)]
     return sum(ended) + (chains - finished) * ended[-1]
 
