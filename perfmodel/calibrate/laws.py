@@ -33,7 +33,8 @@ _PUBLISHED = Path(__file__).parent.parent / "validation" / "published" / "laws"
 _HUBER = 1e-3
 _ROWS_PER_PARAMETER = 2
 _LEAST_SINGULAR = 1e-7
-_WIDEST = float(np.log(3.0))
+_STEP = 1e-5
+_WIDEST = 3.0
 _SEED = 20220329
 
 
@@ -143,10 +144,11 @@ def fit_law(
     if rows < needed:
         raise PlanError(f"law {law}: {rows} rows cannot tell {len(form.starts)} parameters; give at least {needed}")
     found = _best(form, columns, huber)
-    _refuse(law, form, found, rows)
+    _refuse(law, form, columns, found.x)
     samples = _bootstrap(form, columns, found.x, huber, bootstraps)
     values = np.exp(found.x)
     low, high = np.quantile(samples, [(1.0 - level) / 2.0, (1.0 + level) / 2.0], axis=0)
+    _judge(law, form, np.sqrt(high / low))
     residuals = _residuals(form, columns, found.x)
     spread = np.log(columns[form.columns[-1]])
     return LawFit(
@@ -194,54 +196,49 @@ def _residuals(form: _Law, columns: Mapping[str, Floats], logs: Floats) -> Float
     return np.asarray(np.log(np.clip(predicted, 1e-300, 1e300)) - np.log(columns[form.columns[-1]]))
 
 
-def _solved(form: _Law, columns: Mapping[str, Floats], start: Floats, huber: float) -> Any:
+def _solved(form: _Law, columns: Mapping[str, Floats], start: Floats, huber: float, precise: bool = True) -> Any:
+    tolerance, most = (1e-12, 400) if precise else (1e-6, 60)
     return optimize.least_squares(
-        lambda logs: _residuals(form, columns, logs),
-        start,
-        bounds=(-25.0, 25.0),
-        loss="huber",
-        f_scale=huber,
-        x_scale="jac",
-        xtol=1e-12,
-        ftol=1e-12,
-        gtol=1e-12,
-        max_nfev=400,
-    )
+        lambda logs: _residuals(form, columns, logs), start, bounds=(-25.0, 25.0), loss="huber", f_scale=huber,
+        x_scale="jac", xtol=tolerance, ftol=tolerance, gtol=tolerance, max_nfev=most,
+    )  # fmt: skip
 
 
 def _best(form: _Law, columns: Mapping[str, Floats], huber: float) -> Any:
     """The least objective over all starts: coarsely with a wide loss, which has fewer traps, then with the true one."""
     starts = [np.log(point) for point in itertools.product(*form.starts.values())]
-    coarse = [_solved(form, columns, start, 0.1) for start in starts]
+    coarse = [_solved(form, columns, start, 0.1, precise=False) for start in starts]
     coarse.sort(key=lambda found: found.cost)
     fine = [_solved(form, columns, found.x, huber) for found in coarse[:4]]
     return min(fine, key=lambda found: found.cost)
 
 
-def _refuse(law: str, form: _Law, found: Any, rows: int) -> None:
+def _refuse(law: str, form: _Law, columns: Mapping[str, Floats], logs: Floats) -> None:
     """Raise `PlanError` naming what the table leaves open."""
-    jacobian = _jacobian(found)
-    _, singular, directions = np.linalg.svd(jacobian, full_matrices=False)
     names = list(form.starts)
+    residuals = _residuals(form, columns, logs)
+    steps = _STEP * np.eye(len(logs))
+    slopes = [_residuals(form, columns, logs + step) - _residuals(form, columns, logs - step) for step in steps]
+    _, singular, directions = np.linalg.svd(np.stack(slopes, axis=1) / (2.0 * _STEP), full_matrices=False)
     if singular[-1] <= _LEAST_SINGULAR * singular[0]:
         loose = [names[at] for at in np.flatnonzero(np.abs(directions[-1]) > 0.1)]
         raise PlanError(
             f"law {law}: the table does not tell {' from '.join(loose)}: predictions do not change when they do so "
             f"together; vary {', '.join(form.columns[:-1])} independently"
         )
-    noise = np.sqrt(2.0 * found.cost / max(1, rows - len(names)))
+    noise = np.sqrt((residuals**2).sum() / max(1, len(residuals) - len(names)))
     errors = noise * np.sqrt(((directions.T / singular) ** 2).sum(axis=1))
     # A scale stands for the law's value far from the data and moves with its exponent; the exponent is what is judged.
-    judged = [at for at, name in enumerate(names) if name not in form.scales]
-    wide = [at for at in judged if errors[at] > _WIDEST]
+    _judge(law, form, np.exp(np.minimum(errors, 20.0)))
+
+
+def _judge(law: str, form: _Law, factors: Floats) -> None:
+    """Raise `PlanError` where a parameter is known to no better than a factor of three either way."""
+    wide = [at for at, name in enumerate(form.starts) if name not in form.scales and factors[at] > _WIDEST]
     if wide:
-        said = ", ".join(f"{names[at]} (known to a factor of {np.exp(min(errors[at], 20.0)):.3g})" for at in wide)
-        raise PlanError(f"law {law}: the table does not fix {said}; give rows over a wider range of "
-                        f"{', '.join(form.columns[:-1])}")  # fmt: skip
-
-
-def _jacobian(found: Any) -> Floats:
-    return np.asarray(found.jac, dtype=np.float64)
+        said = ", ".join(f"{list(form.starts)[at]} (known to a factor of {factors[at]:.3g})" for at in wide)
+        wider = ", ".join(form.columns[:-1])
+        raise PlanError(f"law {law}: the table does not fix {said}; give rows over a wider range of {wider}")
 
 
 def _bootstrap(form: _Law, columns: Mapping[str, Floats], start: Floats, huber: float, bootstraps: int) -> Floats:
