@@ -177,13 +177,16 @@ def _proved(
         possible = (all_cost <= budget) & (all_value - slope * all_cost + rest > known)
         found = np.flatnonzero(possible)
         found = found[np.lexsort((-all_value[found], all_cost[found]))]
-        best = np.maximum.accumulate(np.concatenate(([-1.0], all_value[found])))
-        found = found[all_value[found] > best[:-1]]
+        reached = np.maximum.accumulate(np.concatenate(([-1.0], all_value[found])))
+        found = found[all_value[found] > reached[:-1]]
         parents.append((found // len(kept), kept[found % len(kept)]))
         cost_of, value_of = all_cost[found], all_value[found]
         if not len(found):
             return incumbent, True
-    return _traced(parents, int(np.argmax(value_of)), [len(value) for value in values]), True
+    best = int(np.argmax(value_of))
+    if value_of[best] <= known:  # a state may survive because of budget that it leaves unused
+        return incumbent, True
+    return _traced(parents, best, [len(value) for value in values]), True
 
 
 def _traced(parents: list[tuple[Whole, Whole]], state: int, sizes: list[int]) -> Whole:

@@ -23,7 +23,7 @@ from perfmodel.plan.test_time_records import (
     TestTimePrediction,
     UniformSpending,
 )
-from perfmodel.plan.test_time_values import Difficulty, Options, difficulty_of, options_of
+from perfmodel.plan.test_time_values import Difficulty, Options, difficulties_of, options_of
 from perfmodel.specs.registry import data_version
 
 __all__ = ["ESTIMATORS", "OBJECTIVES", "plan_test_time"]
@@ -90,7 +90,7 @@ class _Question:
         self.tasks, self.methods, self.unit, self.budget, self.estimator = tasks, methods, unit, budget, estimator
         weights = np.array([task.weight for task in tasks])
         self.weights: Floats = weights / weights.sum()
-        self.difficulties: list[Difficulty] = [difficulty_of(method, tasks, estimator) for method in methods]
+        self.difficulties: list[Difficulty] = difficulties_of(methods, tasks, estimator)
         self.options: Options = options_of(methods, self.difficulties, self.weights, unit)
         self.candidates = sum(len(value) for value in self.options.value)
 

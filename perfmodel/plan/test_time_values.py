@@ -20,7 +20,7 @@ from perfmodel.formulas.test_time_verifiers import resampling_accuracy, resampli
 from perfmodel.formulas.test_time_voting import majority_vote_accuracy
 from perfmodel.plan.test_time_question import Evidence, Method, Task
 
-__all__ = ["JEFFREYS", "Difficulty", "Options", "difficulty_of", "fit_beta", "options_of", "sample_counts"]
+__all__ = ["JEFFREYS", "Difficulty", "Options", "difficulties_of", "fit_beta", "options_of", "sample_counts"]
 
 Floats = NDArray[np.float64]
 JEFFREYS = (0.5, 0.5)
@@ -87,32 +87,40 @@ def fit_beta(samples: Floats, correct: Floats) -> tuple[float, float] | None:
     return float(alpha), float(beta)
 
 
-def difficulty_of(method: Method, tasks: Sequence[Task], estimator: str) -> Difficulty:
-    """The success rates of one method over the tasks it can be judged on; raises `PlanError` where there is none."""
-    # Counts of a method of its own stand over counts for all methods.
-    own = any(method.id in task.evidence for task in tasks)
-    known = [(index, _evidence_of(task, method.id, own)) for index, task in enumerate(tasks)]
+def difficulties_of(methods: Sequence[Method], tasks: Sequence[Task], estimator: str) -> list[Difficulty]:
+    """The success rates of each method over the tasks it can be judged on; raises `PlanError` where there is none."""
+    shared: Difficulty | None = None
+    found = []
+    for method in methods:
+        # Counts of a method of its own stand over counts for all methods, which are read once.
+        own = any(method.id in task.evidence for task in tasks)
+        if own:
+            base = _difficulty(method.id, method.id, tasks, estimator)
+        else:
+            base = shared = shared or _difficulty("", method.id, tasks, estimator)
+        found.append(_at_odds(base, method.odds))
+    return found
+
+
+def _difficulty(key: str, method: str, tasks: Sequence[Task], estimator: str) -> Difficulty:
+    known = [(index, task.evidence.get(key)) for index, task in enumerate(tasks)]
     judged = [(index, one) for index, one in known if one is not None]
     if not judged:
-        raise PlanError(
-            f"tasks: none says how often method {method.id!r} succeeds; give rows with it, or without a method"
-        )
-    evidence = [one for _, one in judged]
-    rates, note = _rates(evidence, estimator, method)
-    nodes, alpha, beta = rates
-    odds = method.odds
-    if odds != 1.0:
-        nodes = odds * nodes / (1.0 - nodes + odds * nodes)
-        alpha = np.full_like(alpha, np.nan)
+        raise PlanError(f"tasks: none says how often method {method!r} succeeds; give rows for it, or without a method")
+    (nodes, alpha, beta), note = _rates([one for _, one in judged], estimator, key)
     return Difficulty(np.array([index for index, _ in judged]), nodes, alpha, beta, note)
 
 
-def _evidence_of(task: Task, method: str, own: bool) -> Evidence | None:
-    return task.evidence.get(method if own else "")
+def _at_odds(base: Difficulty, odds: float) -> Difficulty:
+    """The same tasks for a method of other odds: its rates are no longer Beta, so nodes alone stand for them."""
+    if odds == 1.0:
+        return base
+    nodes = odds * base.nodes / (1.0 - base.nodes + odds * base.nodes)
+    return Difficulty(base.tasks, nodes, np.full_like(base.alpha, np.nan), base.beta, base.note)
 
 
 def _rates(
-    evidence: Sequence[Evidence], estimator: str, method: Method
+    evidence: Sequence[Evidence], estimator: str, method: str
 ) -> tuple[tuple[Floats, Floats, Floats], str | None]:
     """Nodes, and shapes where the rates are Beta (NaN where they are known)."""
     samples = np.array([one.samples for one in evidence])
@@ -128,7 +136,7 @@ def _rates(
         shapes = fit_beta(samples[counted], correct[counted])
         if shapes is None:
             note = (
-                f"method {method.id}: the counts do not identify how difficulty is spread; each task stands for itself "
+                f"{f'method {method}' if method else 'tasks'}: the counts do not identify how difficulty is spread; each task stands for itself "
                 "with Jeffreys' prior Beta(1/2, 1/2)"
             )
             shapes = JEFFREYS
