@@ -26,6 +26,7 @@ _HOMES = {
     "estimate_serving": "perfmodel.predict.serving.estimate",
     "estimate_training": "perfmodel.predict.training",
     "explain": "perfmodel.formulas",
+    "fit_law": "perfmodel.calibrate.laws",
     "load_accelerator": "perfmodel.specs.accelerator",
     "load_cluster": "perfmodel.specs.cluster",
     "load_host": "perfmodel.specs.host",

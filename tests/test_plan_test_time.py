@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import Bounds, LinearConstraint, milp
 
 import perfmodel as pm
 from perfmodel.errors import OutOfRangeError, PlanError
@@ -56,6 +57,28 @@ def test_choices_against_brute_force(items: int, options: int, seed: int) -> Non
     assert found.value == pytest.approx(best, rel=1e-9, abs=1e-12)
     assert found.cost <= budget * (1 + 1e-9)
     assert steps.at(budget)[0] >= best * (1 - 1e-12)
+
+
+def test_choices_against_highs() -> None:
+    """A second solver on a size that brute force cannot reach."""
+    random = np.random.default_rng(5)
+    items, options = 30, 12
+    costs = [np.sort(random.integers(1, 60, options)).astype(float) for _ in range(items)]
+    values = [np.sort(random.random(options)) for _ in range(items)]
+    budget = 300.0
+    steps = frontier(values, costs)
+    found = choose(values, costs, steps, budget)
+    rows = [LinearConstraint(np.concatenate(costs), ub=budget)]
+    for item in range(items):
+        row = np.zeros(items * options)
+        row[item * options : (item + 1) * options] = 1.0
+        rows.append(LinearConstraint(row, ub=1.0))
+    solved = milp(
+        -np.concatenate(values), constraints=rows, integrality=np.ones(items * options), bounds=Bounds(0, 1),
+        options={"mip_rel_gap": 1e-9},
+    )  # fmt: skip
+    assert found.optimal
+    assert found.value == pytest.approx(-solved.fun, rel=1e-8)
 
 
 def test_a_proof_without_work_says_so() -> None:
@@ -128,6 +151,15 @@ def test_more_money_never_hurts_and_pays_less_and_less() -> None:
         assert other.accuracy == pytest.approx(point.accuracy, rel=2e-3)
     assert plan.prediction.stops_paying_at is not None
     assert plan.prediction.accuracy <= plan.prediction.accuracy_limit
+
+
+def test_adaptive_spending_needs_less_than_uniform() -> None:
+    """Snell et al. (arXiv:2408.03314) measure 2 to 4 times less than best-of-N; a spread as here gives as much."""
+    plan = pm.plan_test_time(counted(200, 100), [SMALL], {"usd": 4.0})
+    uniform = plan.comparisons[0]
+    assert uniform.role == "uniform"
+    assert uniform.plan_reaches_it_at is not None
+    assert 1.5 < uniform.cost / uniform.plan_reaches_it_at < 5
 
 
 def test_500_tasks_by_10_methods() -> None:

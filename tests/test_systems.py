@@ -107,3 +107,7 @@ def test_the_rows_are_there() -> None:
     numbers = {entry["n"] for entry in LEDGER.values()}
     assert numbers >= {3, 80, 99, 142, 182, 237}
     assert numbers >= {33, 63, 115, 125, 165, 168, 254, 259}
+    test_time = {18, 34, 35, 40, 49, 58, 68, 169, 172, 188, 191, 201, 202, 206, 209, 210, 247, 293}
+    test_time |= {88, 131, 167, 184, 200, 207, 211, 218, 219, 221, 282}
+    scaling = {46, 217, 242, 21, 53, 70, 195, 222, 225, 230, 232, 236, 240}
+    assert numbers >= test_time | scaling

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
+import perfmodel
 from perfmodel.errors import OutOfRangeError
 from perfmodel.formulas import test_time as laws
 from perfmodel.formulas import test_time_memory as memory
@@ -26,6 +28,7 @@ from perfmodel.predict.test_time import (
     order_statistic_latency,
 )
 
+PUBLISHED_LAWS = Path(perfmodel.__file__).parent / "validation" / "published" / "laws"
 TOY = {"completeness": 1.0, "soundness": 0.75}
 EASY, HARD, PRIOR = 0.87, 0.13, (0.58, 0.42)
 
@@ -257,3 +260,22 @@ def test_filtering_by_epochs() -> None:
     assert filtered_error(1.0, 300.0, 100.0, 0.2, 2.0) == pytest.approx(
         filtered_error(1.0, 200.0, 100.0, 0.2, 2.0) * third, rel=1e-12
     )
+
+
+def test_resampling_against_weak_tests_is_capped() -> None:
+    """17 models: infinite attempts of a weak one do not reach one attempt of GPT-4o, but for two that nearly do."""
+    from perfmodel.calibrate.laws import read_law_table
+
+    rows = read_law_table(PUBLISHED_LAWS / "weak-tests.csv")
+    accuracy = {row["model"]: float(row["accuracy"]) for row in rows}
+    limit = {row["model"]: float(row["limit"]) for row in rows}
+    assert len(rows) == 17
+    for model, share in accuracy.items():
+        assert share < limit[model] < 1
+        # The limit is the precision of the tests: what they accept of wrong answers follows from it.
+        accepted_wrong = share * (1 / limit[model] - 1) / (1 - share)
+        capped = verifiers.resampling_accuracy_limit(share, 1.0, 1 - accepted_wrong)
+        assert capped == pytest.approx(limit[model], rel=1e-9)
+    weak = {model for model, share in accuracy.items() if share < 0.61 and limit[model] > accuracy["GPT-4o"]}
+    assert weak == {"Phi-3 Medium", "Phi-3 Mini"}
+    assert max(limit[model] for model in weak) - accuracy["GPT-4o"] < 0.004

@@ -172,12 +172,13 @@ def _tables(console: Console, plan: Mapping[str, Any], unit: str) -> None:
         table.add_row(rates, str(one["tasks"]), fmt.significant(one["samples_mean"]), *shares, methods)
     console.print(table)
     heading(console, "The same for every task", "beside this plan")
-    table = plain_table("method", "samples", "solved", "cost", "", left=(0, 4))
+    table = plain_table("method", "samples", "solved", "cost", "plan at", "", left=(0, 5))
     for one in plan["comparisons"]:
         remark = "dearest method, once" if one["role"] == "dearest-once" else ""
         remark += "" if one["within_budget"] else " (over budget)"
         cost = _amount(one["cost"], unit)
-        table.add_row(one["method"], f"{one['samples']:,}", fmt.percent(one["accuracy"]), cost, remark)
+        reached = "-" if one["plan_reaches_it_at"] is None else _amount(one["plan_reaches_it_at"], unit)
+        table.add_row(one["method"], f"{one['samples']:,}", fmt.percent(one["accuracy"]), cost, reached, remark)
     console.print(table)
     heading(console, "Other budgets", "bound on what can be solved")
     table = plain_table("budget", "solved", "next 1 %")

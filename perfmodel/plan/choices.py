@@ -45,9 +45,12 @@ class Frontier:
         left = budget - (float(spent[position - 1]) if position else 0.0)
         return value + slope * left, slope
 
-    def budget_at_slope(self, slope: float) -> float:
-        """The largest budget at which one more unit still adds at least `slope`."""
-        return float(self.cost[self.value >= slope * self.cost].sum())
+    def budget_for(self, value: float) -> float | None:
+        """The least budget whose bound is this value; None beyond what all budgets reach."""
+        bought = np.concatenate(([0.0], np.cumsum(self.value)))
+        if value > bought[-1]:
+            return None
+        return float(np.interp(value, bought, np.concatenate(([0.0], np.cumsum(self.cost)))))
 
 
 @dataclass(frozen=True, slots=True)

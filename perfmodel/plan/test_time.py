@@ -116,7 +116,7 @@ class _Question:
                 ),
             ),
             alternatives=tuple(self._point(steps, multiple * self.budget) for multiple in _MULTIPLES),
-            comparisons=self._comparisons(),
+            comparisons=self._comparisons(steps),
             certificate=self._certificate(choices),
             sensitivities=(
                 BudgetSensitivity(
@@ -260,7 +260,7 @@ class _Question:
         value, slope = steps.at(budget)
         return BudgetPoint(budget=budget, accuracy=value, marginal_accuracy_per_unit=slope)
 
-    def _comparisons(self) -> tuple[UniformSpending, ...]:
+    def _comparisons(self, steps: Frontier) -> tuple[UniformSpending, ...]:
         """The same for every task: of each method as much as the budget allows, and the dearest once."""
         found: list[UniformSpending] = []
         everybody = [index for index, one in enumerate(self.difficulties) if len(one.tasks) == len(self.tasks)]
@@ -269,13 +269,13 @@ class _Question:
             affordable = np.flatnonzero(costs <= self.budget * (1.0 + ROUNDING))
             if len(affordable):
                 best = int(affordable[np.argmax(values[affordable])])
-                found.append(self._uniform_record("uniform", index, counts[best], values[best], costs[best]))
+                found.append(self._uniform_record(steps, "uniform", index, counts[best], values[best], costs[best]))
         found.sort(key=lambda one: -(one.accuracy or 0.0))
         if everybody:
             dearest = max(everybody, key=lambda index: self.methods[index].cost[self.unit] or 0.0)
             values, costs, counts = self._uniform(dearest)
             if len(values):
-                found.append(self._uniform_record("dearest-once", dearest, counts[0], values[0], costs[0]))
+                found.append(self._uniform_record(steps, "dearest-once", dearest, counts[0], values[0], costs[0]))
         return tuple(found)
 
     def _uniform(self, index: int) -> tuple[Floats, Floats, Floats]:
@@ -285,7 +285,9 @@ class _Question:
         costs = sum(cost[mine] for cost, mine in zip(self.options.cost, chosen, strict=True))
         return np.asarray(values), np.asarray(costs), self.options.samples[0][chosen[0]]
 
-    def _uniform_record(self, role: str, index: int, samples: float, accuracy: float, cost: float) -> UniformSpending:
+    def _uniform_record(
+        self, steps: Frontier, role: str, index: int, samples: float, accuracy: float, cost: float
+    ) -> UniformSpending:
         return UniformSpending(
             role=role,
             method=self.methods[index].id,
@@ -293,6 +295,7 @@ class _Question:
             accuracy=float(accuracy),
             cost=float(cost),
             within_budget=bool(cost <= self.budget * (1.0 + ROUNDING)),
+            plan_reaches_it_at=steps.budget_for(float(accuracy)),
         )
 
     def _reasons(self) -> tuple[str, ...]:

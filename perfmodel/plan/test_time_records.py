@@ -81,7 +81,10 @@ class BudgetPoint(Record):
 
 
 class UniformSpending(Record):
-    """The same method and the same samples for every task; `role` is uniform or dearest-once."""
+    """The same method and the same samples for every task; `role` is uniform or dearest-once.
+
+    `plan_reaches_it_at` is the budget at which the bound of a plan is as accurate.
+    """
 
     role: str
     method: str
@@ -89,6 +92,7 @@ class UniformSpending(Record):
     accuracy: float | None
     cost: float
     within_budget: bool
+    plan_reaches_it_at: float | None
 
 
 class BudgetSensitivity(Record):

@@ -135,9 +135,10 @@ def _rates(
     elif counted.any():
         shapes = fit_beta(samples[counted], correct[counted])
         if shapes is None:
+            whose = f"method {method}" if method else "tasks"
             note = (
-                f"{f'method {method}' if method else 'tasks'}: the counts do not identify how difficulty is spread; each task stands for itself "
-                "with Jeffreys' prior Beta(1/2, 1/2)"
+                f"{whose}: the counts do not identify how difficulty is spread; each task stands for itself with "
+                "Jeffreys' prior Beta(1/2, 1/2)"
             )
             shapes = JEFFREYS
         alpha[counted] = shapes[0] + correct[counted]
