@@ -108,7 +108,7 @@ def kaplan_step_loss(
                  0.001 <= params_exponent <= 1; 0.001 <= steps_exponent <= 1
     Monotone     n_params -; steps -
     Source       Kaplan et al. 2020, eq. 1.6 and Table 3, arXiv:2001.08361; also the trajectory of Su et al. 2024,
-                 "Unraveling the Mystery of Scaling Laws: Part I", section 4, arXiv:2403.06563 (own constants there)
+                 "Unraveling the Mystery of Scaling Laws: Part I", arXiv:2403.06563 (own constants there)
     """
     return (critical_params / n_params) ** params_exponent + (critical_steps / steps) ** steps_exponent
 
@@ -124,7 +124,7 @@ def critical_batch_tokens(loss, batch_scale=2e8, exponent=0.21):
     Valid for    0.5 <= loss <= 12; batch_scale >= 1; 0.05 <= exponent <= 1
     Monotone     loss -; batch_scale +
     Source       Kaplan et al. 2020, eq. 1.4, arXiv:2001.08361; McCandlish et al. 2018, arXiv:1812.06162; constants
-                 depend on the data set (Su et al. 2024, section 4, arXiv:2403.06563)
+                 depend on the data set (Su et al. 2024, arXiv:2403.06563)
     """
     return batch_scale / loss ** (1 / exponent)
 
@@ -139,7 +139,7 @@ def critical_steps(steps, batch_tokens, critical_batch):
                  B_{crit}  critical_batch [1] tokens of `critical_batch_tokens`;  returns [1]
     Valid for    steps >= 0; batch_tokens >= 1; critical_batch >= 0
     Monotone     steps +; batch_tokens +; critical_batch -
-    Source       Kaplan et al. 2020, eq. 5.4, arXiv:2001.08361; Su et al. 2024, section 4, arXiv:2403.06563
+    Source       Kaplan et al. 2020, eq. 5.4, arXiv:2001.08361; Su et al. 2024, arXiv:2403.06563
     """
     return steps / (1 + critical_batch / batch_tokens)
 
@@ -155,8 +155,8 @@ def critical_batch_trade_off(relative_steps):
     Valid for    1.001 <= relative_steps <= 3
     Monotone     relative_steps -
     Limits       relative_steps = 2 -> 2
-    Source       McCandlish et al. 2018, "An Empirical Model of Large-Batch Training", eq. 2.11, arXiv:1812.06162; Su
-                 et al. 2024, section 4, arXiv:2403.06563
+    Source       McCandlish et al. 2018, "An Empirical Model of Large-Batch Training", arXiv:1812.06162; Su
+                 et al. 2024, arXiv:2403.06563
     """
     return 1 + 1 / (relative_steps - 1)
 
@@ -269,7 +269,7 @@ def hestness_error(examples, scale, exponent, irreducible=0):
     Assumptions  between the region of few data, where guessing is as good, and the region of irreducible error
     Valid for    examples >= 1; scale >= 0; 0 <= exponent <= 0.5; irreducible >= 0
     Monotone     examples -; scale +; irreducible +
-    Source       Hestness et al. 2017, "Deep Learning Scaling is Predictable, Empirically", section 3,
+    Source       Hestness et al. 2017, "Deep Learning Scaling is Predictable, Empirically",
                  arXiv:1712.00409 (there the exponent is negative); with examples replaced by parameters, tokens or
                  compute also Yao et al. 2024, "Towards Neural Scaling Laws for Time Series Foundation Models",
                  arXiv:2410.12360, and by hours Stanic et al. 2023, "The Languini Kitchen", arXiv:2309.11197
@@ -287,7 +287,7 @@ def hestness_params(examples, scale, exponent):
                  [1]
     Valid for    examples >= 1; scale >= 0; 0.5 <= exponent <= 1
     Monotone     examples +; scale +; exponent +
-    Source       Hestness et al. 2017, section 3, arXiv:1712.00409
+    Source       Hestness et al. 2017, arXiv:1712.00409
     """
     return scale * examples**exponent
 
@@ -320,6 +320,6 @@ def equal_compute_tokens(throughput_tokens_per_s, accelerator_hours, seconds_per
     Assumptions  a slower model sees fewer tokens: an LSTM of a tenth of the throughput a tenth of them
     Valid for    throughput_tokens_per_s >= 0; accelerator_hours >= 0
     Monotone     throughput_tokens_per_s +; accelerator_hours +
-    Source       Stanic et al. 2023, "The Languini Kitchen", section 3, arXiv:2309.11197
+    Source       Stanic et al. 2023, "The Languini Kitchen", arXiv:2309.11197
     """
     return throughput_tokens_per_s * accelerator_hours * seconds_per_hour

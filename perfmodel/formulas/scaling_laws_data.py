@@ -27,7 +27,7 @@ def repeated_tokens_value(unique_tokens, epochs, half_life=15.387756):
                  which most of their worth is gone, fitted;  returns [1]
     Valid for    unique_tokens >= 0; 1 <= epochs <= 1000; 0.1 <= half_life <= 100
     Monotone     unique_tokens +; epochs +; half_life +
-    Source       Muennighoff et al. 2023, "Scaling Data-Constrained Language Models", eq. 5, arXiv:2305.16264; also for
+    Source       Muennighoff et al. 2023, "Scaling Data-Constrained Language Models", arXiv:2305.16264; also for
                  parameters beyond the optimum of the unique data, with 5.309743
     """
     return unique_tokens * (1 + half_life * (1 - exp(-(epochs - 1) / half_life)))
@@ -47,7 +47,7 @@ def repeated_data_loss(
     Valid for    effective_params >= 1e6; effective_tokens >= 1e6; irreducible >= 0; params_scale >= 0;
                  tokens_scale >= 0; 0.01 <= exponent <= 1
     Monotone     effective_params -; effective_tokens -
-    Source       Muennighoff et al. 2023, eq. 6 and appendix A, arXiv:2305.16264 (ln A 6.255414, ln B 7.3049974, ln E
+    Source       Muennighoff et al. 2023, appendix A, arXiv:2305.16264 (ln A 6.255414, ln B 7.3049974, ln E
                  0.6254804)
     """
     return irreducible + params_scale * effective_params ** (-exponent) + tokens_scale * effective_tokens ** (-exponent)
@@ -64,7 +64,7 @@ def utility_after_epochs(utility, epochs, half_life):
     Valid for    utility >= 0; epochs >= 0; 0.01 <= half_life <= 1000
     Monotone     utility +; epochs -; half_life +
     Source       Goyal et al. 2024, "Scaling Laws for Data Filtering -- Data Curation cannot be Compute Agnostic",
-                 section 3, arXiv:2404.07177
+                 arXiv:2404.07177
     """
     return utility * exp(-log(2) * epochs / half_life)
 
@@ -79,7 +79,7 @@ def pool_half_life(pools, half_life):
     Assumptions  equal pools with one half-life; their utilities are averaged
     Valid for    pools >= 1; half_life >= 0
     Monotone     pools +; half_life +
-    Source       Goyal et al. 2024, section 4 (theorem on heterogeneous pools), arXiv:2404.07177
+    Source       Goyal et al. 2024 (theorem on heterogeneous pools), arXiv:2404.07177
     """
     return pools * half_life
 
@@ -98,7 +98,7 @@ def filtering_error(scale, samples, epoch_samples, utility, half_life, irreducib
     Valid for    scale >= 1; samples >= 1; epoch_samples >= 1; 0 <= utility <= 1; 0.1 <= half_life <= 100;
                  irreducible >= 0
     Monotone     samples -; irreducible +
-    Source       Goyal et al. 2024, eq. 3, arXiv:2404.07177
+    Source       Goyal et al. 2024, arXiv:2404.07177
     """
     first = minimum(samples, epoch_samples)
     later = utility_after_epochs(utility, 1, half_life)
@@ -117,8 +117,8 @@ def pruned_exponential_error(examples_per_param, rate, scale=1):
                  pruning the power law 1/alpha stays
     Valid for    0 <= examples_per_param <= 100; 0 <= rate <= 5; scale >= 0
     Monotone     examples_per_param -; rate -; scale +
-    Source       Sorscher et al. 2022, "Beyond neural scaling laws: beating power law scaling via data pruning", section
-                 2, arXiv:2206.14486 (statement; no compact closed form is printed)
+    Source       Sorscher et al. 2022, "Beyond neural scaling laws: beating power law scaling via data pruning",
+                 arXiv:2206.14486 (statement; no compact closed form is printed)
     """
     return scale * exp(-rate * examples_per_param)
 
@@ -134,7 +134,7 @@ def pass_rate_of_params(n_params, scale, exponent):
     Valid for    1e6 <= n_params <= 1e13; 1 <= scale <= 1000; 0.1 <= exponent <= 1
     Monotone     n_params +; scale -
     Source       Hu et al. 2023, "Predicting Emergent Abilities with Infinite Resolution Evaluation" (PassUntil; earlier
-                 title "Unlock Predictable Scaling from Emergent Abilities"), section 4, arXiv:2310.03262
+                 title "Unlock Predictable Scaling from Emergent Abilities"), arXiv:2310.03262
     """
     return exp(-scale * n_params ** (-exponent))
 
@@ -150,7 +150,7 @@ def datastore_compute_flops(n_params, tokens, index_params, datastore_tokens, tr
                  f_i  inference_flop [flop] the same;  returns [flop]
     Valid for    n_params >= 0; tokens >= 0; index_params >= 0; datastore_tokens >= 0
     Monotone     n_params +; tokens +; index_params +; datastore_tokens +
-    Source       Shao et al. 2024, "Scaling Retrieval-Based Language Models with a Trillion-Token Datastore", section 5,
+    Source       Shao et al. 2024, "Scaling Retrieval-Based Language Models with a Trillion-Token Datastore",
                  arXiv:2407.12854
     """
     return training_flop * n_params * tokens + inference_flop * index_params * datastore_tokens
@@ -169,7 +169,7 @@ def projected_performance(small_performance, small_samples, larger_performance, 
     Valid for    0 <= small_performance <= 1; 1 <= small_samples <= 100; 0 <= larger_performance <= 1;
                  200 <= larger_samples <= 1e9; samples >= 1
     Source       Kang et al. 2023, "Performance Scaling via Optimal Transport: Enabling Data Selection from Partially
-                 Revealed Sources", section 3 (projektor), arXiv:2307.02460
+                 Revealed Sources" (projektor), arXiv:2307.02460
     """
     gained = (larger_performance - small_performance) / log(larger_samples / small_samples)
     return larger_performance + gained * log(samples / larger_samples)

@@ -35,7 +35,7 @@ def overtraining_loss(compute_flops, tokens_per_param, irreducible, params_scale
     Valid for    compute_flops >= 1e12; 5 <= tokens_per_param <= 640; irreducible >= 0; params_scale >= 0;
                  tokens_scale >= 0; 0.01 <= exponent <= 0.5
     Monotone     compute_flops -; irreducible +; params_scale +; tokens_scale +
-    Source       Gadre et al. 2024, "Language models scale reliably with over-training and on downstream tasks", eq. 4,
+    Source       Gadre et al. 2024, "Language models scale reliably with over-training and on downstream tasks",
                  arXiv:2403.08540
     Checked      a 7B and an over-trained 1.4B model predicted from runs with a hundredth of their compute
                  (tests/test_scaling_laws.py)
@@ -55,7 +55,7 @@ def downstream_error(loss, worst, scale, rate):
     Assumptions  an average over many tasks; single tasks are far less smooth
     Valid for    0 <= loss <= 12; 0 <= worst <= 1; 0 <= scale <= 10; 0 <= rate <= 10
     Monotone     loss +; worst +; scale -
-    Source       Gadre et al. 2024, eq. 5, arXiv:2403.08540
+    Source       Gadre et al. 2024, arXiv:2403.08540
     """
     return worst - scale * exp(-rate * loss)
 
@@ -73,7 +73,7 @@ def parscale_loss(n_params, streams, irreducible, scale, exponent, gain, params_
     Valid for    n_params >= 1e6; 1 <= streams <= 8; irreducible >= 0; 0.0001 <= scale <= 10; 0.01 <= exponent <= 1;
                  0 <= gain <= 2
     Monotone     n_params -; streams -; irreducible +; scale +; gain -
-    Source       Chen et al. 2025, "Parallel Scaling Law for Language Models", eq. 5, arXiv:2505.10475
+    Source       Chen et al. 2025, "Parallel Scaling Law for Language Models", arXiv:2505.10475
     Checked      48 losses of the authors' table: R2 .998 and .999 after a refit (tests/test_scaling_laws.py)
     """
     return irreducible + (scale / (n_params / params_unit * (1 + gain * log(streams)))) ** exponent
@@ -89,7 +89,7 @@ def parscale_equivalent_params(n_params, streams, gain):
                  returns [1]
     Valid for    n_params >= 1; 1 <= streams <= 8; 0 <= gain <= 2
     Monotone     n_params +; streams +; gain +
-    Source       Chen et al. 2025, eq. 5, arXiv:2505.10475
+    Source       Chen et al. 2025, arXiv:2505.10475
     """
     return n_params * (1 + gain * log(streams))
 
@@ -120,7 +120,7 @@ def precision_share(bits, constant, bias=0):
     Assumptions  nothing remains below zero
     Valid for    3 <= bits <= 32; 0.1 <= constant <= 10; 0 <= bias <= 3
     Monotone     bits +; constant -; bias -
-    Source       Kumar et al. 2024, "Scaling Laws for Precision", eq. 3 and appendix K, arXiv:2411.04330; the authors
+    Source       Kumar et al. 2024, "Scaling Laws for Precision", appendix K, arXiv:2411.04330; the authors
                  warn that the constants do not transfer to other set-ups
     """
     return maximum(0, 1 - exp(bias - bits / constant))
@@ -145,7 +145,7 @@ def effective_precision_params(
                  0.1 <= weight_constant <= 10; 0.1 <= activation_constant <= 10; 0.1 <= cache_constant <= 10;
                  0 <= weight_bias <= 3; 0 <= activation_bias <= 3; 0 <= cache_bias <= 3
     Monotone     n_params +; weight_bits +; activation_bits +; cache_bits +
-    Source       Kumar et al. 2024, eq. 3 and appendix K, Table 2, arXiv:2411.04330
+    Source       Kumar et al. 2024, appendix K, Table 2, arXiv:2411.04330
     """
     weights = precision_share(weight_bits, weight_constant, weight_bias)
     activations = precision_share(activation_bits, activation_constant, activation_bias)
@@ -166,7 +166,7 @@ def quantization_loss(
     Valid for    n_params >= 1e6; tokens >= 1e6; 3 <= bits <= 32; scale >= 0; 0 <= tokens_exponent <= 1;
                  0 <= params_exponent <= 1; 0.1 <= constant <= 10; 0 <= bias <= 3
     Monotone     tokens +; n_params -; bits -; scale +
-    Source       Kumar et al. 2024, eq. 2 and appendix K, Table 2, arXiv:2411.04330
+    Source       Kumar et al. 2024, appendix K, Table 2, arXiv:2411.04330
     """
     return scale * tokens**tokens_exponent / n_params**params_exponent * exp(bias - bits / constant)
 
@@ -190,7 +190,7 @@ def expert_scaling_loss(
                  params_scale >= 0; 0.01 <= params_exponent <= 1; tokens_scale >= 0; 0.01 <= tokens_exponent <= 1;
                  granularity_scale >= 0; 0 <= granularity_exponent <= 1
     Monotone     active_params -; tokens -; granularity -
-    Source       Krajewski et al. 2024, "Scaling Laws for Fine-Grained Mixture of Experts", eq. 6, arXiv:2402.07871
+    Source       Krajewski et al. 2024, "Scaling Laws for Fine-Grained Mixture of Experts", arXiv:2402.07871
     """
     width = granularity_scale / granularity**granularity_exponent + params_scale
     return irreducible + width * active_params ** (-params_exponent) + tokens_scale * tokens ** (-tokens_exponent)
@@ -209,7 +209,7 @@ def routed_scaling_loss(n_params, effective_experts, params_slope, experts_slope
     Valid for    1e6 <= n_params <= 1e13; 1 <= effective_experts <= 512; 0 <= params_slope <= 0.2;
                  0 <= experts_slope <= 0.3; 0 <= interaction <= 0.01; 0 <= offset <= 5
     Monotone     params_slope -; experts_slope -; offset +
-    Source       Clark et al. 2022, "Unified Scaling Laws for Routed Language Models", eq. 1, arXiv:2202.01169
+    Source       Clark et al. 2022, "Unified Scaling Laws for Routed Language Models", arXiv:2202.01169
     """
     experts = log(effective_experts)
     return exp(offset - params_slope * log(n_params) - experts_slope * experts + interaction * log(n_params) * experts)
@@ -231,7 +231,7 @@ def chinchilla_tokens_for_loss(
                  0.3 <= params_exponent <= 1; 0.3 <= tokens_exponent <= 1
     Monotone     loss -; n_params -; tokens_scale +
     Source       Sardana et al. 2024, "Beyond Chinchilla-Optimal: Accounting for Inference in Language Model Scaling
-                 Laws", section 2, arXiv:2401.00448
+                 Laws", arXiv:2401.00448
     """
     left = loss - irreducible - params_scale * n_params ** (-params_exponent)
     return (tokens_scale / left) ** (1 / tokens_exponent)
@@ -249,7 +249,7 @@ def lifetime_flops(n_params, training_tokens, served_tokens, training_flop=6, in
                  returns [flop]
     Valid for    n_params >= 0; training_tokens >= 0; served_tokens >= 0
     Monotone     n_params +; training_tokens +; served_tokens +
-    Source       Sardana et al. 2024, section 2, arXiv:2401.00448
+    Source       Sardana et al. 2024, arXiv:2401.00448
     """
     return n_params * (training_flop * training_tokens + inference_flop * served_tokens)
 
@@ -271,7 +271,7 @@ def lifetime_cost_usd(
     Valid for    n_params >= 0; training_tokens >= 0; served_tokens >= 0; training_usd_per_flop >= 0;
                  inference_usd_per_flop >= 0
     Monotone     n_params +; training_tokens +; served_tokens +; training_usd_per_flop +; inference_usd_per_flop +
-    Source       Sardana et al. 2024, section 4 (real-world cost: rates of training and inference differ),
+    Source       Sardana et al. 2024 (real-world cost: rates of training and inference differ),
                  arXiv:2401.00448
     """
     training = training_flop * training_tokens * training_usd_per_flop
@@ -290,6 +290,6 @@ def recursion_depth_flops(n_params_shared, mean_depth, tokens, flop_per_param_to
     Valid for    n_params_shared >= 0; mean_depth >= 1; tokens >= 0
     Monotone     n_params_shared +; mean_depth +; tokens +
     Source       Bae et al. 2025, "Mixture-of-Recursions: Learning Dynamic Recursive Depths for Adaptive Token-Level
-                 Computation", section 3, arXiv:2507.10524
+                 Computation", arXiv:2507.10524
     """
     return flop_per_param_token * n_params_shared * mean_depth * tokens

@@ -29,7 +29,7 @@ def pass_at_k(samples, correct, attempts):
     Assumptions  samples are independent and exchangeable
     Valid for    1 <= samples <= 100000; correct >= 0; attempts >= 1; fails where correct or attempts exceeds samples
     Source       Chen et al. 2021, "Evaluating Large Language Models Trained on Code", eq. 1, arXiv:2107.03374; used by
-                 Brown et al. 2024, "Large Language Monkeys", section 2, arXiv:2407.21787
+                 Brown et al. 2024, "Large Language Monkeys", arXiv:2407.21787
     Checked      a product of exact fractions (tests/test_test_time_laws.py)
     Example      >>> pass_at_k(4, 1, 2)
                  0.5
@@ -52,7 +52,7 @@ def independent_coverage(success_rate, attempts):
     Valid for    0 <= success_rate <= 1; attempts >= 0
     Monotone     success_rate +; attempts +
     Limits       success_rate = 0 -> 0; attempts = 0 -> 0
-    Source       Brown et al. 2024, "Large Language Monkeys", section 2, arXiv:2407.21787; Wang et al. 2025, "Scaling
+    Source       Brown et al. 2024, "Large Language Monkeys", arXiv:2407.21787; Wang et al. 2025, "Scaling
                  over Scaling", arXiv:2505.20522 (parallel and, with the rethinking rate, sequential scaling)
     """
     return 1 - (1 - success_rate) ** attempts
@@ -87,7 +87,7 @@ def coverage_power_law(attempts, scale, exponent):
     Valid for    1 <= attempts <= 10000; scale >= 0; 0 <= exponent <= 2
     Monotone     attempts +; scale -
     Limits       scale = 0 -> 1
-    Source       Brown et al. 2024, "Large Language Monkeys", section 3, arXiv:2407.21787 (there a, b < 0)
+    Source       Brown et al. 2024, "Large Language Monkeys", arXiv:2407.21787 (there a, b < 0)
     Checked      SWE-bench Lite with DeepSeek-Coder-V2-Instruct: 15.9 % at 1 and 56 % at 250 fix the law
     """
     return exp(-scale * attempts ** (-exponent))
@@ -133,7 +133,7 @@ def coverage_beta_mixture(attempts, alpha, beta):
     Valid for    attempts >= 0; alpha >= 0.01; beta >= 0.01
     Monotone     attempts +; alpha +; beta -
     Source       derived: E[1 - (1-p)^k]; Schaeffer et al. 2025, "How Do Large Language Monkeys Get Their Power
-                 (Laws)?", section 3, arXiv:2502.17578
+                 (Laws)?", arXiv:2502.17578
     Checked      numerical integration of the density (tests/test_test_time_laws.py)
     """
     log_miss = log_gamma(beta + attempts) - log_gamma(alpha + beta + attempts)
@@ -150,7 +150,7 @@ def coverage_beta_tail_scale(alpha, beta):
     Assumptions  many attempts: k much larger than alpha + beta
     Valid for    0.01 <= alpha <= 10; 0.01 <= beta <= 100
     Source       Stirling's formula in `coverage_beta_mixture`; the exponent is the density's near zero, as in Schaeffer
-                 et al. 2025, section 3, arXiv:2502.17578
+                 et al. 2025, arXiv:2502.17578
     """
     return exp(log_gamma(alpha + beta) - log_gamma(beta))
 
@@ -167,7 +167,7 @@ def saturating_accuracy(attempts, ceiling, success_rate):
     Valid for    attempts >= 0; 0 <= ceiling <= 1; 0 <= success_rate <= 1
     Monotone     attempts +; ceiling +; success_rate +
     Source       Wang et al. 2025, "Scaling over Scaling: Exploring Test-Time Scaling Pareto in Large Reasoning
-                 Models", section 3, arXiv:2505.20522
+                 Models", arXiv:2505.20522
     """
     return ceiling * independent_coverage(success_rate, attempts)
 
@@ -182,7 +182,7 @@ def saturation_gain(attempts, ceiling, success_rate):
                  p  success_rate [1] of a sample, or of a rethinking;  returns [1]
     Valid for    attempts >= 0; 0 <= ceiling <= 1; 0 <= success_rate <= 1
     Monotone     attempts -; ceiling +
-    Source       difference of `saturating_accuracy`; Wang et al. 2025, section 3, arXiv:2505.20522
+    Source       difference of `saturating_accuracy`; Wang et al. 2025, arXiv:2505.20522
     """
     return ceiling * success_rate * (1 - success_rate) ** attempts
 
@@ -199,7 +199,7 @@ def saturation_attempts(ceiling, success_rate, least_gain):
     Valid for    0.001 <= ceiling <= 1; 0.001 <= success_rate <= 0.999; 0.000001 <= least_gain <= 1
     Monotone     ceiling +; least_gain -
     Limits       least_gain = 1 -> 0
-    Source       Wang et al. 2025, section 3, arXiv:2505.20522 (saturation point, for both ways of scaling)
+    Source       Wang et al. 2025, arXiv:2505.20522 (saturation point, for both ways of scaling)
     Checked      the first N whose `saturation_gain` is small enough, found by counting (tests/test_test_time_laws.py)
     """
     return maximum(0, ceil(log(least_gain / (ceiling * success_rate)) / log(1 - success_rate)))

@@ -52,7 +52,7 @@ def layered_calls(generators, samples, ranked, fusers, verified):
     Valid for    generators >= 1; samples >= 1; ranked >= 0; fusers >= 0; verified >= 0
     Monotone     generators +; samples +; ranked +; fusers +; verified +
     Source       Saad-Falcon et al. 2024, "Archon: An Architecture Search Framework for Inference-Time Techniques",
-                 section 3, arXiv:2409.15254
+                 arXiv:2409.15254
     """
     return generators * samples + ranked + fusers + verified
 
@@ -67,7 +67,7 @@ def layered_calls_latency(generate_s, rank_s, fuse_s, verify_s):
                  t_f  fuse_s [s] the slowest fuser;  t_v  verify_s [s] the slowest verifier;  returns [s]
     Valid for    generate_s >= 0; rank_s >= 0; fuse_s >= 0; verify_s >= 0
     Monotone     generate_s +; rank_s +; fuse_s +; verify_s +
-    Source       Saad-Falcon et al. 2024, section 3, arXiv:2409.15254
+    Source       Saad-Falcon et al. 2024, arXiv:2409.15254
     """
     return generate_s + rank_s + fuse_s + verify_s
 
@@ -82,7 +82,7 @@ def sequential_calls_latency(calls, call_s, decide_s):
                  returns [s]
     Valid for    calls >= 0; call_s >= 0; decide_s >= 0
     Monotone     calls +; call_s +; decide_s +
-    Source       Kim et al. 2023, "An LLM Compiler for Parallel Function Calling", section 3, arXiv:2312.04511
+    Source       Kim et al. 2023, "An LLM Compiler for Parallel Function Calling", arXiv:2312.04511
     """
     return calls * (decide_s + call_s)
 
@@ -98,7 +98,7 @@ def parallel_calls_latency(stages, call_s, plan_s, join_s):
     Assumptions  as many calls at once as are independent; a plan that streams hides part of its time
     Valid for    stages >= 0; call_s >= 0; plan_s >= 0; join_s >= 0
     Monotone     stages +; call_s +; plan_s +; join_s +
-    Source       Kim et al. 2023, section 3, arXiv:2312.04511
+    Source       Kim et al. 2023, arXiv:2312.04511
     """
     return plan_s + stages * call_s + join_s
 
@@ -166,6 +166,6 @@ def adaptive_depth_flops(big_share, small_share, big_flops, small_flops):
     Valid for    0 <= big_share <= 1; 0 <= small_share <= 1; big_flops >= 0; small_flops >= 0
     Monotone     big_share +; small_share +; big_flops +; small_flops +
     Source       Alizadeh et al. 2024, "Duo-LLM: A Framework for Studying Adaptive Computation in Large Language
-                 Models", section 3, arXiv:2410.10846
+                 Models", arXiv:2410.10846
     """
     return big_share * big_flops + small_share * small_flops

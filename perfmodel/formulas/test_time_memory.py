@@ -28,7 +28,7 @@ def equivalent_flops(compute_flops, cache_bytes, intensity_flop_per_byte):
     Assumptions  both in turn, no overlap; weights are read for so many sequences at once that they cost nothing
     Valid for    compute_flops >= 0; cache_bytes >= 0; intensity_flop_per_byte >= 0
     Monotone     compute_flops +; cache_bytes +; intensity_flop_per_byte +
-    Source       Sadhukhan et al. 2025, "Kinetics: Rethinking Test-Time Scaling Laws", section 2, arXiv:2506.05333;
+    Source       Sadhukhan et al. 2025, "Kinetics: Rethinking Test-Time Scaling Laws", arXiv:2506.05333;
                  the authors' code takes 562.5 flop/B (4.5e15 dense FP8 over 8e12 byte/s of a B200)
     """
     return compute_flops + intensity_flop_per_byte * cache_bytes
@@ -47,7 +47,7 @@ def generation_flops(trials, n_params, prompt_tokens, output_tokens, n_heads, d_
     Valid for    trials >= 1; n_params >= 1; prompt_tokens >= 0; output_tokens >= 1; n_heads >= 1; d_head >= 1;
                  n_layers >= 1
     Monotone     trials +; n_params +; prompt_tokens +; output_tokens +
-    Source       Sadhukhan et al. 2025, section 2, arXiv:2506.05333; cost_model/utils.py (dense_cost) of
+    Source       Sadhukhan et al. 2025, arXiv:2506.05333; cost_model/utils.py (dense_cost) of
                  github.com/Infini-AI-Lab/Kinetics
     Checked      a sum over the generated tokens (tests/test_test_time_laws.py)
     """
@@ -71,7 +71,7 @@ def generation_cache_bytes(
     Valid for    trials >= 1; prompt_tokens >= 0; output_tokens >= 1; n_kv_heads >= 1; d_head >= 1; n_layers >= 1;
                  0 <= shared_prompt <= 1
     Monotone     trials +; prompt_tokens +; output_tokens +; shared_prompt -
-    Source       Sadhukhan et al. 2025, section 2, arXiv:2506.05333; cost_model/utils.py (dense_cost) of
+    Source       Sadhukhan et al. 2025, arXiv:2506.05333; cost_model/utils.py (dense_cost) of
                  github.com/Infini-AI-Lab/Kinetics
     Checked      a sum over the generated tokens (tests/test_test_time_laws.py)
     """
@@ -91,7 +91,7 @@ def attended_tokens_top_k(prompt_tokens, output_tokens, budget_tokens):
                  adds the square; the sum of min(t, B), and their block_sparse_cost, subtract it
     Valid for    prompt_tokens >= 0; 1024 <= output_tokens; 1 <= budget_tokens <= 1024
     Monotone     output_tokens +; prompt_tokens +; budget_tokens +
-    Source       sum of min(t, B) over t from I to I + O; Sadhukhan et al. 2025, section 4, arXiv:2506.05333
+    Source       sum of min(t, B) over t from I to I + O; Sadhukhan et al. 2025, arXiv:2506.05333
     Checked      that sum (tests/test_test_time_laws.py)
     """
     return budget_tokens * output_tokens - maximum(0, budget_tokens - prompt_tokens) ** 2 / 2
@@ -113,7 +113,7 @@ def sparse_generation_flops(
     Valid for    trials >= 1; n_params >= 1; prompt_tokens >= 0; 1024 <= output_tokens; 1 <= budget_tokens <= 1024;
                  n_heads >= 1; d_head >= 1; n_layers >= 1
     Monotone     trials +; n_params +; output_tokens +; budget_tokens +
-    Source       Sadhukhan et al. 2025, section 4, arXiv:2506.05333; cost_model/utils.py of
+    Source       Sadhukhan et al. 2025, arXiv:2506.05333; cost_model/utils.py of
                  github.com/Infini-AI-Lab/Kinetics
     """
     attended = attended_tokens_top_k(prompt_tokens, output_tokens, budget_tokens)
@@ -136,7 +136,7 @@ def sparse_generation_cache_bytes(
     Valid for    trials >= 1; prompt_tokens >= 0; 1024 <= output_tokens; 1 <= budget_tokens <= 1024; n_kv_heads >= 1;
                  d_head >= 1; n_layers >= 1
     Monotone     trials +; output_tokens +; budget_tokens +
-    Source       Sadhukhan et al. 2025, section 4, arXiv:2506.05333; cost_model/utils.py of
+    Source       Sadhukhan et al. 2025, arXiv:2506.05333; cost_model/utils.py of
                  github.com/Infini-AI-Lab/Kinetics
     """
     attended = attended_tokens_top_k(prompt_tokens, output_tokens, budget_tokens)
@@ -156,7 +156,7 @@ def block_search_flops(trials, prompt_tokens, output_tokens, block_tokens, n_hea
     Valid for    trials >= 1; prompt_tokens >= 0; output_tokens >= 1; block_tokens >= 1; n_heads >= 1; d_head >= 1;
                  n_layers >= 1
     Monotone     trials +; prompt_tokens +; output_tokens +; block_tokens -
-    Source       Sadhukhan et al. 2025, section 4, arXiv:2506.05333; block_sparse_cost in cost_model/utils.py of
+    Source       Sadhukhan et al. 2025, arXiv:2506.05333; block_sparse_cost in cost_model/utils.py of
                  github.com/Infini-AI-Lab/Kinetics
     """
     scored = (2 * prompt_tokens + output_tokens) / (2 * block_tokens)
@@ -178,7 +178,7 @@ def block_search_bytes(
     Valid for    trials >= 1; prompt_tokens >= 0; output_tokens >= 1; block_tokens >= 1; n_kv_heads >= 1; d_head >= 1;
                  n_layers >= 1
     Monotone     trials +; prompt_tokens +; output_tokens +; block_tokens -
-    Source       Sadhukhan et al. 2025, section 4, arXiv:2506.05333; block_sparse_cost in cost_model/utils.py of
+    Source       Sadhukhan et al. 2025, arXiv:2506.05333; block_sparse_cost in cost_model/utils.py of
                  github.com/Infini-AI-Lab/Kinetics
     """
     scored = (2 * prompt_tokens + trials * output_tokens) / (2 * block_tokens)
@@ -197,7 +197,7 @@ def parallel_paths_step_bytes(weights_bytes, cache_bytes_per_token, prompt_token
     Assumptions  the paths are one batch; reading memory is what a step waits for
     Valid for    weights_bytes >= 0; cache_bytes_per_token >= 0; prompt_tokens >= 0; path_tokens >= 0; paths >= 1
     Monotone     weights_bytes +; cache_bytes_per_token +; prompt_tokens +; path_tokens +; paths +
-    Source       Wen et al. 2025, "ParaThinker: Native Parallel Thinking", section 3, arXiv:2509.04475
+    Source       Wen et al. 2025, "ParaThinker: Native Parallel Thinking", arXiv:2509.04475
     """
     return weights_bytes + cache_bytes_per_token * (prompt_tokens + paths * path_tokens)
 
@@ -214,7 +214,7 @@ def hogwild_step_bytes(weights_bytes, cache_bytes_per_token, shared_tokens, work
                  worker sees what all have written, W t tokens
     Valid for    weights_bytes >= 0; cache_bytes_per_token >= 0; shared_tokens >= 0; workers >= 1
     Monotone     weights_bytes +; cache_bytes_per_token +; shared_tokens +; workers +
-    Source       Rodionov et al. 2025, "Hogwild! Inference: Parallel LLM Generation via Concurrent Attention", section
-                 3, arXiv:2504.06261
+    Source       Rodionov et al. 2025, "Hogwild! Inference: Parallel LLM Generation via Concurrent Attention",
+                 arXiv:2504.06261
     """
     return weights_bytes + cache_bytes_per_token * shared_tokens * workers

@@ -66,8 +66,8 @@ def guided_search_flops(paths, policy_params, reward_params, path_tokens, scored
     Assumptions  attention not counted; the reward model keeps its cache, so S is T where every step is scored once
     Valid for    paths >= 1; policy_params >= 1; reward_params >= 0; path_tokens >= 0; scored_tokens >= 0
     Monotone     paths +; policy_params +; reward_params +; path_tokens +; scored_tokens +
-    Source       Liu et al. 2025, "Can 1B LLM Surpass 405B LLM? Rethinking Compute-Optimal Test-Time Scaling", section
-                 4, arXiv:2502.06703 (2 N operations a token)
+    Source       Liu et al. 2025, "Can 1B LLM Surpass 405B LLM? Rethinking Compute-Optimal Test-Time Scaling",
+                 arXiv:2502.06703 (2 N operations a token)
     """
     return flop_per_mac * paths * (policy_params * path_tokens + reward_params * scored_tokens)
 
@@ -83,7 +83,7 @@ def sleep_time_cost(test_cost, sleep_cost, queries):
     Assumptions  tokens at test time may carry a higher price for their latency; that is inside test_cost
     Valid for    test_cost >= 0; sleep_cost >= 0; queries >= 1
     Monotone     test_cost +; sleep_cost +; queries -
-    Source       Lin et al. 2025, "Sleep-time Compute: Beyond Inference Scaling at Test-time", section 5.3,
+    Source       Lin et al. 2025, "Sleep-time Compute: Beyond Inference Scaling at Test-time",
                  arXiv:2504.13171
     """
     return test_cost + sleep_cost / queries
@@ -99,7 +99,7 @@ def refinement_latency_tokens(rounds, draft_tokens, distilled_tokens):
                  s  distilled_tokens [1] of the workspace;  returns [1]
     Valid for    rounds >= 0; draft_tokens >= 0; distilled_tokens >= 0
     Monotone     rounds +; draft_tokens +; distilled_tokens +
-    Source       Madaan et al. 2025, "Rethinking Thinking Tokens: LLMs as Improvement Operators", section 3 (sequential
+    Source       Madaan et al. 2025, "Rethinking Thinking Tokens: LLMs as Improvement Operators" (sequential
                  budget of parallel-distill-refine), arXiv:2510.01123
     """
     return rounds * (draft_tokens + distilled_tokens)
@@ -115,7 +115,7 @@ def refinement_total_tokens(rounds, drafts, draft_tokens, distilled_tokens):
                  d  draft_tokens [1] of a draft;  s  distilled_tokens [1] of the workspace;  returns [1]
     Valid for    rounds >= 0; drafts >= 1; draft_tokens >= 0; distilled_tokens >= 0
     Monotone     rounds +; drafts +; draft_tokens +; distilled_tokens +
-    Source       Madaan et al. 2025, section 3 (total budget), arXiv:2510.01123
+    Source       Madaan et al. 2025 (total budget), arXiv:2510.01123
     """
     return rounds * (drafts * draft_tokens + distilled_tokens)
 
@@ -130,7 +130,7 @@ def budget_forced_tokens(natural_tokens, least_tokens, most_tokens):
                  u  most_tokens [1] after which it is ended;  returns [1]
     Valid for    natural_tokens >= 0; least_tokens >= 0; most_tokens >= 0
     Monotone     natural_tokens +; least_tokens +; most_tokens +
-    Source       Muennighoff et al. 2025, "s1: Simple test-time scaling", section 3.1 (budget forcing), arXiv:2501.19393
+    Source       Muennighoff et al. 2025, "s1: Simple test-time scaling" (budget forcing), arXiv:2501.19393
     """
     longer = natural_tokens - minimum(natural_tokens, least_tokens) + least_tokens
     return minimum(longer, most_tokens)
@@ -162,7 +162,7 @@ def rag_effective_tokens(documents, document_tokens, shots, shot_tokens, iterati
     Assumptions  each iteration reads the whole input again; generated tokens not counted
     Valid for    documents >= 0; document_tokens >= 0; shots >= 0; shot_tokens >= 0; iterations >= 1
     Monotone     documents +; document_tokens +; shots +; shot_tokens +; iterations +
-    Source       Yue et al. 2024, "Inference Scaling for Long-Context Retrieval Augmented Generation", section 3
+    Source       Yue et al. 2024, "Inference Scaling for Long-Context Retrieval Augmented Generation"
                  (effective context length), arXiv:2410.04343
     """
     return iterations * (documents * document_tokens + shots * shot_tokens)
@@ -185,7 +185,7 @@ def rag_allocation_accuracy(
     Valid for    documents >= 1; shots >= 1; iterations >= 1; 0.001 <= document_slope <= 1; 0.001 <= shot_slope <= 1;
                  0.001 <= iteration_slope <= 1; 0.001 <= document_gain <= 1; 0.001 <= shot_gain <= 1; 0 <= offset <= 10
     Monotone     documents +; shots +; iterations +; offset -
-    Source       Yue et al. 2024, section 5 (computation allocation model), arXiv:2410.04343
+    Source       Yue et al. 2024 (computation allocation model), arXiv:2410.04343
     """
     documents_logit = (document_slope + document_gain) * log(documents)
     shots_logit = (shot_slope + shot_gain) * log(shots)
@@ -203,7 +203,7 @@ def split_cost(easy_share, easy_cost, hard_cost):
     Valid for    0 <= easy_share <= 1; easy_cost >= 0; hard_cost >= 0
     Monotone     easy_cost +; hard_cost +
     Source       Xiao et al. 2025, "SCALE: Selective Resource Allocation for Overcoming Performance Bottlenecks in
-                 Mathematical Test-time Scaling", section 3, arXiv:2512.00466
+                 Mathematical Test-time Scaling", arXiv:2512.00466
     """
     return easy_share * easy_cost + (1 - easy_share) * hard_cost
 
@@ -219,7 +219,7 @@ def attempts_for_coverage(coverage, scale, exponent):
     Assumptions  `coverage_power_law`, inverted
     Valid for    0.01 <= coverage <= 0.99; 0.001 <= scale <= 7; 0.1 <= exponent <= 2
     Monotone     coverage +
-    Source       Brown et al. 2024, section 3, arXiv:2407.21787, solved for the attempts
+    Source       Brown et al. 2024, arXiv:2407.21787, solved for the attempts
     """
     return (scale / -log(coverage)) ** (1 / exponent)
 
@@ -234,7 +234,7 @@ def planned_sampling_tokens(plans, plan_tokens, solution_tokens):
                  solution;  returns [1]
     Valid for    plans >= 0; plan_tokens >= 0; solution_tokens >= 0
     Monotone     plans +; plan_tokens +; solution_tokens +
-    Source       Wang et al. 2024, "Planning In Natural Language Improves LLM Search For Code Generation", section 4,
+    Source       Wang et al. 2024, "Planning In Natural Language Improves LLM Search For Code Generation",
                  arXiv:2409.03733
     """
     return plans * (plan_tokens + solution_tokens)
@@ -251,7 +251,7 @@ def search_regret_ratio(horizon_tokens, training_problems):
     Valid for    horizon_tokens >= 1; training_problems >= 1
     Monotone     training_problems +
     Limits       training_problems = 1 -> 1
-    Source       Setlur et al. 2025, "Scaling Test-Time Compute Without Verification or RL is Suboptimal", theorems
-                 of section 5, arXiv:2502.12118
+    Source       Setlur et al. 2025, "Scaling Test-Time Compute Without Verification or RL is Suboptimal",
+                 arXiv:2502.12118
     """
     return (horizon_tokens / training_problems**0.5) / (horizon_tokens / training_problems)

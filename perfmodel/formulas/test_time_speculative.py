@@ -82,7 +82,7 @@ def draft_target_cost(draft_tokens, target_tokens, draft_flop_per_token, target_
     Valid for    draft_tokens >= 0; target_tokens >= 0; draft_flop_per_token >= 0; target_flop_per_token >= 0;
                  0 <= escalated_share <= 1
     Monotone     draft_tokens +; target_tokens +; escalated_share +
-    Source       Xiong et al. 2025, "ATTS: Asynchronous Test-Time Scaling via Conformal Prediction", section 3,
+    Source       Xiong et al. 2025, "ATTS: Asynchronous Test-Time Scaling via Conformal Prediction",
                  arXiv:2509.15148
     """
     return draft_tokens * draft_flop_per_token + escalated_share * target_tokens * target_flop_per_token

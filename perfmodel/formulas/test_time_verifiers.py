@@ -32,7 +32,7 @@ def verifier_rejection(success_rate, completeness, soundness):
     Assumptions  acceptance depends on the attempt only through its being right
     Valid for    0 <= success_rate <= 1; 0 <= completeness <= 1; 0 <= soundness <= 1
     Monotone     completeness -; soundness +
-    Source       Stroebl et al. 2024, "Inference Scaling fLaws", section 4, arXiv:2411.17501; the authors' notebook
+    Source       Stroebl et al. 2024, "Inference Scaling fLaws", arXiv:2411.17501; the authors' notebook
                  limits_to_inference_scaling_model.ipynb
     Checked      .0975 and .6525 for the two kinds of task of the authors' toy model
     """
@@ -67,7 +67,7 @@ def resampling_accuracy(success_rate, completeness, soundness, attempts):
     Assumptions  as `verifier_rejection`; no answer when all K are rejected
     Valid for    0.001 <= success_rate <= 1; 0.001 <= completeness <= 1; 0 <= soundness <= 1; attempts >= 1
     Monotone     attempts +; soundness +
-    Source       geometric sum over the attempts; Stroebl et al. 2024, section 4, arXiv:2411.17501
+    Source       geometric sum over the attempts; Stroebl et al. 2024, arXiv:2411.17501
     Checked      a perfect verifier gives `independent_coverage` (tests/test_test_time_laws.py)
     """
     return completeness * success_rate * resampling_attempts(success_rate, completeness, soundness, attempts)
@@ -85,7 +85,7 @@ def resampling_accuracy_limit(success_rate, completeness, soundness):
     Valid for    0.001 <= success_rate <= 1; 0.001 <= completeness <= 1; 0 <= soundness <= 1
     Monotone     success_rate +; soundness +; completeness +
     Limits       soundness = 1 -> 1; success_rate = 1 -> 1
-    Source       `resampling_accuracy` for ever more attempts; Stroebl et al. 2024, section 4, arXiv:2411.17501
+    Source       `resampling_accuracy` for ever more attempts; Stroebl et al. 2024, arXiv:2411.17501
     """
     right = completeness * success_rate
     return right / (right + (1 - soundness) * (1 - success_rate))
@@ -106,7 +106,7 @@ def resampling_utility(success_rate, completeness, soundness, attempts, right_va
     Valid for    0.001 <= success_rate <= 1; 0.001 <= completeness <= 1; 0 <= soundness <= 1; attempts >= 1;
                  right_value >= 0; wrong_cost >= 0
     Monotone     right_value +; wrong_cost -
-    Source       Stroebl et al. 2024, section 4, arXiv:2411.17501
+    Source       Stroebl et al. 2024, arXiv:2411.17501
     Checked      counting of single attempts (tests/test_test_time_laws.py)
     """
     gain = right_value * completeness * success_rate - wrong_cost * (1 - soundness) * (1 - success_rate)
@@ -134,7 +134,7 @@ def resampling_best_attempts(
     Valid for    0.01 <= easy_share <= 0.99; 0.5 <= easy_success_rate <= 0.999; 0.001 <= hard_success_rate <= 0.4;
                  0.6 <= completeness <= 1; 0.6 <= soundness <= 0.999; right_value >= 1; wrong_cost >= 0.001
     Monotone     wrong_cost -
-    Source       sign of the k-th increment of the mixture of `resampling_utility`; Stroebl et al. 2024, section 4,
+    Source       sign of the k-th increment of the mixture of `resampling_utility`; Stroebl et al. 2024,
                  arXiv:2411.17501
     Checked      3, 2 and 1 attempts for losses of 0.7, 1 and 2 (the authors' toy model)
     """
@@ -160,7 +160,7 @@ def verification_budget(solutions, verifications, verification_ratio):
     Assumptions  equal price of a token; prompts not counted
     Valid for    solutions >= 0; verifications >= 0; verification_ratio >= 0
     Monotone     solutions +; verifications +; verification_ratio +
-    Source       Singhi et al. 2025, "When To Solve, When To Verify", section 3, arXiv:2504.01005
+    Source       Singhi et al. 2025, "When To Solve, When To Verify", arXiv:2504.01005
     Checked      generative verification meets the vote of 8 times fewer solutions at 8 times the compute (abstract)
     """
     return solutions * (1 + verification_ratio * verifications)
@@ -176,7 +176,7 @@ def optimal_solutions(compute_ratio, solutions, exponent=0.57):
                  a  exponent [1] fitted by the authors;  returns [1]
     Valid for    1 <= compute_ratio <= 1000; solutions >= 1; 0 <= exponent <= 1
     Monotone     compute_ratio +; solutions +; exponent +
-    Source       Singhi et al. 2025, section 5 (S ~ C^0.57, V ~ C^0.39), arXiv:2504.01005
+    Source       Singhi et al. 2025 (S ~ C^0.57, V ~ C^0.39), arXiv:2504.01005
     """
     return solutions * compute_ratio**exponent
 
@@ -191,7 +191,7 @@ def optimal_verifications(compute_ratio, verifications, exponent=0.39):
                  b  exponent [1] fitted by the authors;  returns [1]
     Valid for    1 <= compute_ratio <= 1000; verifications >= 1; 0 <= exponent <= 1
     Monotone     compute_ratio +; verifications +; exponent +
-    Source       Singhi et al. 2025, section 5 (S ~ C^0.57, V ~ C^0.39), arXiv:2504.01005
+    Source       Singhi et al. 2025 (S ~ C^0.57, V ~ C^0.39), arXiv:2504.01005
     """
     return verifications * compute_ratio**exponent
 
@@ -225,7 +225,7 @@ def best_of_n_kl(samples):
     Valid for    samples >= 1
     Monotone     samples +
     Limits       samples = 1 -> 0
-    Source       Beirami et al. 2024, "Theoretical guarantees on the best-of-n alignment policy", section 3,
+    Source       Beirami et al. 2024, "Theoretical guarantees on the best-of-n alignment policy",
                  arXiv:2401.01879
     """
     return log(samples) - (samples - 1) / samples
@@ -241,7 +241,7 @@ def cascade_cost(cheap_cost, dear_cost, escalated_share):
                  e  escalated_share [1] of problems that go on;  returns [USD]
     Valid for    cheap_cost >= 0; dear_cost >= 0; 0 <= escalated_share <= 1
     Monotone     cheap_cost +; dear_cost +; escalated_share +
-    Source       Chen et al. 2023, "FrugalGPT", section 3, arXiv:2305.05176
+    Source       Chen et al. 2023, "FrugalGPT", arXiv:2305.05176
     """
     return cheap_cost + escalated_share * dear_cost
 
@@ -257,6 +257,6 @@ def cascade_accuracy(cheap_accuracy_kept, dear_accuracy_escalated, escalated_sha
                  e  escalated_share [1] of problems that go on;  returns [1]
     Valid for    0 <= cheap_accuracy_kept <= 1; 0 <= dear_accuracy_escalated <= 1; 0 <= escalated_share <= 1
     Monotone     cheap_accuracy_kept +; dear_accuracy_escalated +
-    Source       Chen et al. 2023, "FrugalGPT", section 3, arXiv:2305.05176
+    Source       Chen et al. 2023, "FrugalGPT", arXiv:2305.05176
     """
     return (1 - escalated_share) * cheap_accuracy_kept + escalated_share * dear_accuracy_escalated

@@ -24,7 +24,7 @@ def majority_vote_accuracy(success_rate, votes):
     Valid for    0 <= success_rate <= 1; 1 <= votes <= 100000
     Monotone     success_rate +
     Limits       success_rate = 1 -> 1
-    Source       Condorcet's jury theorem; Abramowitz and Stegun 1964, eq. 26.5.24 (binomial tail as incomplete beta);
+    Source       Condorcet's jury theorem; Abramowitz and Stegun 1964.24 (binomial tail as incomplete beta);
                  self-consistency is Wang et al. 2022, arXiv:2203.11171
     Checked      .6, .648, .6826, .7535, .8256, .9791 for 1, 3, 5, 11, 21, 101 votes of .6 each (binomial sums)
     """
@@ -44,7 +44,7 @@ def two_answer_vote_accuracy(first_share, second_share, votes):
     Valid for    0.001 <= first_share <= 0.5; 0.001 <= second_share <= 0.5; votes >= 1; fails for few votes
     Monotone     first_share +; second_share -
     Source       de Moivre-Laplace limit of the difference of two multinomial counts; Wu et al. 2024, "Inference Scaling
-                 Laws", section 3 (votes converge to the share of problems whose commonest answer is right),
+                 Laws" (votes converge to the share of problems whose commonest answer is right),
                  arXiv:2408.00724
     """
     margin = first_share - second_share
@@ -65,7 +65,7 @@ def weighted_vote_accuracy(right_share, wrong_share, right_weight, wrong_weight,
     Valid for    0.001 <= right_share <= 0.5; 0.001 <= wrong_share <= 0.5; 0.01 <= right_weight <= 10;
                  0.01 <= wrong_weight <= 10; 0.01 <= weight_deviation <= 10; votes >= 1
     Monotone     wrong_share -
-    Source       central limit of a sum of scores; Wu et al. 2024, section 3 (weighted voting), arXiv:2408.00724
+    Source       central limit of a sum of scores; Wu et al. 2024 (weighted voting), arXiv:2408.00724
     """
     margin = right_share * right_weight - wrong_share * wrong_weight
     second = right_share * right_weight**2 + wrong_share * wrong_weight**2
@@ -120,6 +120,6 @@ def confidence_bounded_coverage(confidence, attempts, problem_share):
     Monotone     attempts +
     Limits       attempts = 0 -> 0
     Source       E[1 - (1-p)^N] of Chen et al. 2025, "Rethinking Fine-Tuning when Scaling Test-Time Compute: Limiting
-                 Confidence Improves Mathematical Reasoning", section 4, arXiv:2502.07154, for two answers
+                 Confidence Improves Mathematical Reasoning", arXiv:2502.07154, for two answers
     """
     return problem_share * (1 - (1 - confidence) ** attempts) + (1 - problem_share) * (1 - confidence**attempts)
