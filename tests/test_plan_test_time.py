@@ -250,6 +250,34 @@ def test_rows_of_a_method_stand_over_rows_of_all() -> None:
         pm.plan_test_time([{"task": "a", "method": "small", "success_rate": 0.1}], [SMALL, LARGE], {"usd": 1})
 
 
+def test_a_class_is_as_many_tasks_alike() -> None:
+    apart, methods = known(*([0.05] * 10 + [0.5] * 20)), [SMALL, LARGE]
+    together = [{"task": "hard", "success_rate": 0.05, "count": 10}, {"task": "easy", "success_rate": 0.5, "count": 20}]
+    one = pm.plan_test_time(together, methods, {"usd": 0.5})
+    many = pm.plan_test_time(apart, methods, {"usd": 0.5})
+    assert one.prediction is not None
+    assert many.prediction is not None
+    assert one.prediction.accuracy_limit == pytest.approx(many.prediction.accuracy_limit, rel=1e-9)
+    assert one.prediction.accuracy <= many.prediction.accuracy * (1 + 1e-9)
+    assert many.prediction.accuracy - one.prediction.accuracy < 0.02
+    assert one.decision is not None
+    assert sum(part.tasks for part in one.decision.classes) == 30
+    first = one.decision.allocations[0]
+    price = {"small": 0.001, "large": 0.008}[first.method or ""]
+    assert first.cost == pytest.approx(10 * first.samples * price, rel=1e-9)
+    assert first.tokens == 10 * first.samples * 1000
+
+
+def test_a_fitted_distribution_is_a_task() -> None:
+    plan = pm.plan_test_time([{"task": "all", "alpha": 0.4, "beta": 1.2, "count": 100}], [SMALL], {"usd": 2.0})
+    assert plan.decision is not None
+    one = plan.decision.allocations[0]
+    assert one.samples == 20
+    assert one.accuracy == pytest.approx(coverage_beta_mixture(20.0, 0.4, 1.2), rel=1e-12)
+    assert plan.warnings == ()
+    assert pm.plan_test_time(**plan.request).to_json() == plan.to_json()
+
+
 def test_tokens_seconds_and_joules_are_budgets_too() -> None:
     method = {"method": "m", "tokens": 1000, "s": 2.0, "j": 500.0}
     for budget in ({"tokens": 5000}, {"s": 10}, {"j": 2500}):

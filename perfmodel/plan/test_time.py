@@ -49,17 +49,20 @@ def plan_test_time(
 ) -> TestTimePlan:
     """The allocation of samples to tasks with the most expected accuracy within the budget.
 
-    tasks: rows {task, samples, correct} or {task, success_rate}, each with an optional weight and method (rows without
-    a method speak for all). methods: rows {method, tokens, usd_per_mtok_in, usd_per_mtok_out}; tokens [1] are generated
-    for a sample. Further keys of a method: prompt_tokens, verifier_tokens, usd_per_mtok_verifier; selection "verifier"
-    (any right sample counts, through a verifier of `completeness` and `soundness`) or "majority"; stop "never" (all
-    samples at once) or "accepted" (one after the other); odds (of success, relative to the rows that speak for all);
-    max_samples; usd, s, j of a sample; or hardware: model, cluster, accelerators, layout, concurrency and the other
-    keywords of `estimate_serving`, which then gives seconds of the deployment, joules and dollars. budget:
-    {"usd"|"s"|"j"|"tokens": x}.
+    tasks: rows {task, samples, correct}, {task, success_rate} or {task, alpha, beta} (a Beta distribution of
+    difficulty), with optional weight, count (of tasks alike, treated the same) and method (rows without one speak for
+    all methods).
 
-    estimator: "posterior" (a Beta distribution of difficulty is fitted to the counts) or "counts" (correct / samples as
-    it stands). Raises `PlanError` for bad input; where the budget buys no sample at all the plan is not feasible.
+    methods: rows {method, tokens, usd_per_mtok_in, usd_per_mtok_out}; tokens [1] are generated for a sample. Further
+    keys: prompt_tokens, verifier_tokens, usd_per_mtok_verifier; selection "verifier" (any right sample counts, seen
+    through a verifier of `completeness` and `soundness`) or "majority"; stop "never" (all samples at once) or
+    "accepted" (one after the other); odds (of success, relative to the rows that speak for all); max_samples; usd, s, j
+    of a sample; or hardware: model, cluster, accelerators, layout, concurrency and other keywords of
+    `estimate_serving`, which gives seconds of the whole deployment, joules and dollars.
+
+    budget: {"usd"|"s"|"j"|"tokens": x}. estimator: "posterior" (a Beta distribution of difficulty is fitted to the
+    counts) or "counts" (correct / samples as it stands). Raises `PlanError` for bad input; where the budget buys no
+    sample at all the plan is not feasible.
     """
     if objective not in OBJECTIVES:
         raise PlanError(unknown_name("objective", objective, OBJECTIVES))
@@ -88,10 +91,11 @@ class _Question:
         self, tasks: tuple[Task, ...], methods: tuple[Method, ...], unit: str, budget: float, estimator: str
     ) -> None:
         self.tasks, self.methods, self.unit, self.budget, self.estimator = tasks, methods, unit, budget, estimator
-        weights = np.array([task.weight for task in tasks])
+        self.counts: Floats = np.array([task.count for task in tasks])
+        weights = np.array([task.weight for task in tasks]) * self.counts
         self.weights: Floats = weights / weights.sum()
         self.difficulties: list[Difficulty] = difficulties_of(methods, tasks, estimator)
-        self.options: Options = options_of(methods, self.difficulties, self.weights, unit)
+        self.options: Options = options_of(methods, self.difficulties, self.weights, self.counts, unit)
         self.candidates = sum(len(value) for value in self.options.value)
 
     def plan(self) -> TestTimePlan:
@@ -153,10 +157,7 @@ class _Question:
         for task in self.tasks:
             for method, one in task.evidence.items():
                 row: dict[str, Any] = {"task": task.id} | ({"method": method} if method else {})
-                rate = (
-                    {"samples": one.samples, "correct": one.correct} if one.rate is None else {"success_rate": one.rate}
-                )
-                rows.append(row | rate | {"weight": task.weight})
+                rows.append(row | one.row() | {"weight": task.weight, "count": task.count})
         return {
             "tasks": rows,
             "methods": [method.given for method in self.methods],
@@ -181,9 +182,10 @@ class _Question:
     def _prediction(self, choices: Choices, steps: Frontier) -> TestTimePrediction:
         chances, spreads = self._chances(choices)
         mean = float(self.weights @ chances)
-        unknown = float(self.weights**2 @ spreads)
+        each = self.weights**2 / self.counts
+        unknown = float(each @ spreads)
         # A run is a draw of every task: the chance given the rate, and what is not known of the rate.
-        run = float(self.weights**2 @ (chances * (1.0 - chances)))
+        run = float(each @ (chances * (1.0 - chances)))
         usd = [self._usd(task, option) for task, option in enumerate(choices.option)]
         allocations = [self._allocation(task, int(option)) for task, option in enumerate(choices.option)]
         return TestTimePrediction(
@@ -211,14 +213,14 @@ class _Question:
         if option < 0:
             return 0.0
         price = self.methods[int(self.options.method[task][option])].cost["usd"]
-        return None if price is None else price * float(self.options.attempts[task][option])
+        return None if price is None else price * float(self.options.attempts[task][option]) * self.tasks[task].count
 
     def _allocation(self, task: int, option: int) -> Allocation:
         id = self.tasks[task].id
         if option < 0:
             return Allocation(task=id, method=None, samples=0, tokens=0.0, verifier_calls=0.0, accuracy=0.0, cost=0.0)
         options, method = self.options, self.methods[int(self.options.method[task][option])]
-        attempts = float(options.attempts[task][option])
+        attempts = float(options.attempts[task][option]) * self.tasks[task].count
         return Allocation(
             task=id,
             method=method.id,
@@ -247,8 +249,8 @@ class _Question:
             found.append(
                 DifficultyClass(
                     success_rate=(float(rates[part].min()), float(rates[part].max())),
-                    tasks=len(part),
-                    samples_mean=float(np.mean([one.samples for one in members])),
+                    tasks=int(self.counts[part].sum()),
+                    samples_mean=float(np.average([one.samples for one in members], weights=self.counts[part])),
                     accuracy=float(weights @ [one.accuracy for one in members] / weights.sum()),
                     budget_share=float(sum(one.cost for one in members) / whole) if whole else 0.0,
                     methods={name: methods.count(name) for name in sorted(set(methods))},
@@ -301,10 +303,12 @@ class _Question:
     def _reasons(self) -> tuple[str, ...]:
         cheapest = min(self.methods, key=lambda method: method.cost[self.unit] or 0.0)
         price = cheapest.cost[self.unit] or 0.0
-        if price > self.budget:
+        fewest, all_tasks = float(self.counts.min()), float(self.counts.sum())
+        if price * fewest > self.budget:
+            each = f"costs {price:g}" if fewest == 1 else f"costs {price:g}, {price * fewest:g} for a row"
             return (
-                f"budget: {self.budget:g} {self.unit} buys no sample; the cheapest ({cheapest.id}) costs {price:g}",
-                f"would fit: {price * len(self.tasks):g} {self.unit} for one sample of each of {len(self.tasks)} tasks",
+                f"budget: {self.budget:g} {self.unit} buys no sample; the cheapest ({cheapest.id}) {each}",
+                f"would fit: {price * all_tasks:g} {self.unit} for one sample of each of {all_tasks:g} tasks",
             )
         return ("no sample of any method can solve any task: every success rate is 0",)
 

@@ -15,7 +15,7 @@ __all__ = ["SELECTIONS", "UNITS", "Evidence", "Method", "Task", "budget_of", "me
 
 UNITS = ("usd", "s", "j", "tokens")
 SELECTIONS = ("verifier", "majority")
-_TASK_KEYS = ("task", "method", "samples", "correct", "success_rate", "weight")
+_TASK_KEYS = ("task", "method", "samples", "correct", "success_rate", "alpha", "beta", "weight", "count")
 _PRICES = ("usd_per_mtok_in", "usd_per_mtok_out", "usd_per_mtok_verifier")
 _PER_SAMPLE = ("usd", "s", "j")
 _HARDWARE = (
@@ -37,19 +37,29 @@ _LARGEST_COUNT = 10_000_000
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What is known of one success rate: the rate itself, or `correct` of `samples`."""
+    """What is known of one success rate: the rate itself, `correct` of `samples`, or shapes of a Beta distribution."""
 
     rate: float | None = None
     samples: float = 0.0
     correct: float = 0.0
+    shapes: tuple[float, float] | None = None
+
+    def row(self) -> dict[str, float]:
+        """The keys of a row that say it."""
+        if self.rate is not None:
+            return {"success_rate": self.rate}
+        if self.shapes is not None:
+            return {"alpha": self.shapes[0], "beta": self.shapes[1]}
+        return {"samples": self.samples, "correct": self.correct}
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One problem, its weight in the accuracy, and the evidence for each method ("" stands for all)."""
+    """A problem, or `count` alike, the weight of each, and the evidence for each method ("" stands for all)."""
 
     id: str
     weight: float
+    count: float
     evidence: dict[str, Evidence]
 
 
@@ -83,14 +93,15 @@ def budget_of(budget: Mapping[str, Any]) -> tuple[str, float]:
 
 
 def tasks_of(rows: Iterable[Mapping[str, Any]], methods: Sequence[Method]) -> tuple[Task, ...]:
-    """The tasks of rows `{task, samples, correct}` or `{task, success_rate}`, with `weight` and `method` where given.
+    """The tasks of rows `{task, samples, correct}`, `{task, success_rate}` or `{task, alpha, beta}`.
 
-    Rows of one task with different methods belong together. Raises `PlanError` naming row, key and value.
+    `weight`, `count` and `method` where given; rows of one task with different methods belong together. Raises
+    `PlanError` naming row, key and value.
     """
     if isinstance(rows, (str, Mapping)) or not isinstance(rows, Iterable):
         raise PlanError(f"tasks: must be a list of tables (got {type(rows).__name__})")
     names = [method.id for method in methods]
-    weights: dict[str, float] = {}
+    sizes: dict[str, tuple[float, float]] = {}
     evidence: dict[str, dict[str, Evidence]] = {}
     for number, row in enumerate(rows):
         label = f"tasks[{number}]"
@@ -102,11 +113,14 @@ def tasks_of(rows: Iterable[Mapping[str, Any]], methods: Sequence[Method]) -> tu
             raise PlanError(f"{label}: task {id!r} is given twice{f' for method {method!r}' if method else ''}")
         evidence[id][method] = found
         weight = _number(f"{label}: weight", row.get("weight", 1.0), above=0.0)
-        if weights.setdefault(id, weight) != weight:
-            raise PlanError(f"{label}: weight: task {id!r} has weight {weights[id]:g} elsewhere (got {weight:g})")
+        count = _count(f"{label}: count", row.get("count", 1))
+        if count < 1:
+            raise OutOfRangeError(f"{label}: count: must be a whole number >= 1 (got {count:g})")
+        if sizes.setdefault(id, (weight, count)) != (weight, count):
+            raise PlanError(f"{label}: task {id!r} has another weight or count elsewhere (got {weight:g}, {count:g})")
     if not evidence:
         raise PlanError("tasks: empty; give at least one {task, samples, correct} or {task, success_rate}")
-    return tuple(Task(id, weights[id], found) for id, found in evidence.items())
+    return tuple(Task(id, *sizes[id], found) for id, found in evidence.items())
 
 
 def methods_of(rows: Iterable[Mapping[str, Any]]) -> tuple[Method, ...]:
@@ -221,6 +235,9 @@ def _evidence(label: str, row: Mapping[str, Any]) -> Evidence:
         if rate > 1.0:
             raise OutOfRangeError(f"{label}: success_rate: must be from 0 to 1 (got {rate:g})")
         return Evidence(rate=rate)
+    if "alpha" in row or "beta" in row:
+        alpha, beta = (_number(f"{label}: {key}", row.get(key), above=0.0) for key in ("alpha", "beta"))
+        return Evidence(shapes=(alpha, beta))
     missing = [key for key in ("samples", "correct") if key not in row]
     if missing:
         raise PlanError(f"{label}: {missing[0]}: missing; give samples and correct, or success_rate")

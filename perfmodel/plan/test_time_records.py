@@ -22,7 +22,8 @@ __all__ = [
 class Allocation(Record):
     """What one task gets: at most `samples` attempts by one method; None and 0 where it is left out.
 
-    `tokens` are generated (samples and verifications), expected where attempts stop at the first that is accepted.
+    Of a row for many tasks `samples` and `accuracy` are of each, the rest of all. `tokens` are generated (samples and
+    verifications), expected where attempts stop at the first that is accepted.
     """
 
     task: str

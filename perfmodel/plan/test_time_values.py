@@ -126,8 +126,8 @@ def _rates(
     samples = np.array([one.samples for one in evidence])
     correct = np.array([one.correct for one in evidence])
     given = np.array([np.nan if one.rate is None else one.rate for one in evidence])
-    counted = np.isnan(given)
-    alpha, beta = np.full(len(evidence), np.nan), np.full(len(evidence), np.nan)
+    alpha, beta = np.array([one.shapes or (np.nan, np.nan) for one in evidence], dtype=np.float64).T.copy()
+    counted = np.isnan(given) & np.isnan(alpha)
     nodes = np.repeat(given[:, None], _NODES, axis=1)
     note = None
     if counted.any() and estimator == "counts":
@@ -143,13 +143,20 @@ def _rates(
             shapes = JEFFREYS
         alpha[counted] = shapes[0] + correct[counted]
         beta[counted] = shapes[1] + (samples - correct)[counted]
+    spread = ~np.isnan(alpha)
+    if spread.any():
         middle = (np.arange(_NODES) + 0.5) / _NODES
-        nodes[counted] = special.betaincinv(alpha[counted, None], beta[counted, None], middle[None, :])
+        nodes[spread] = special.betaincinv(alpha[spread, None], beta[spread, None], middle[None, :])
     return (np.clip(nodes, 0.0, 1.0), alpha, beta), note
 
 
-def options_of(methods: Sequence[Method], difficulties: Sequence[Difficulty], weights: Floats, unit: str) -> Options:
-    """Every method at every offered number of samples, for every task that it can be judged on."""
+def options_of(
+    methods: Sequence[Method], difficulties: Sequence[Difficulty], weights: Floats, counts_of: Floats, unit: str
+) -> Options:
+    """Every method at every offered number of samples, for every task that it can be judged on.
+
+    `weights` [task] are shares of the accuracy, `counts_of` [task] how many tasks a row stands for.
+    """
     columns: list[list[list[Floats]]] = [[[] for _ in weights] for _ in range(6)]
     for index, (method, difficulty) in enumerate(zip(methods, difficulties, strict=True)):
         price = method.cost[unit]
@@ -158,7 +165,7 @@ def options_of(methods: Sequence[Method], difficulties: Sequence[Difficulty], we
         value, spread = _values(method, difficulty, counts)
         attempts = _attempts(method, difficulty, counts)
         for row, task in enumerate(difficulty.tasks):
-            cost = attempts[row] * price
+            cost = attempts[row] * price * counts_of[task]
             parts = (np.full(len(counts), index), counts, attempts[row], value[row] * weights[task], spread[row], cost)
             for column, part in zip(columns, parts, strict=True):
                 column[task].append(part)
