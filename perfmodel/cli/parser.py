@@ -240,7 +240,11 @@ def _plan_test_time(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "-f", "--file", metavar="FILE", help="TOML or JSON with these keys, or an earlier plan; - is stdin"
     )
-    group.add_argument("--tasks", metavar="FILE", help="CSV: task, samples, correct (or success_rate); method, weight")
+    group.add_argument(
+        "--tasks",
+        metavar="FILE",
+        help="CSV: task, samples, correct (or success_rate, or alpha, beta); method, weight, count",
+    )
     group.add_argument("--methods", metavar="FILE", help="CSV, TOML or JSON: method, tokens, usd_per_mtok_out, ...")
     for option in PLAN_TEST_TIME:
         _add(group, option)
