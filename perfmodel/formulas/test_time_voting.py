@@ -20,11 +20,11 @@ def majority_vote_accuracy(success_rate, votes):
     .. math:: \sum_{k > n/2} \binom{n}{k} p^k (1-p)^{n-k} = I_p\!\left(\tfrac{n+1}{2}, \tfrac{n+1}{2}\right)
 
     Symbols      p  success_rate [1] of one vote;  n  votes [1] an odd number;  returns [1]
-    Assumptions  two answers, independent votes; an even number counts half of a tie (between its neighbours)
+    Assumptions  two answers, independent votes; an even number lies between its neighbours
     Valid for    0 <= success_rate <= 1; 1 <= votes <= 100000
     Monotone     success_rate +
     Limits       success_rate = 1 -> 1
-    Source       Condorcet's jury theorem; Abramowitz and Stegun 1964.24 (binomial tail as incomplete beta);
+    Source       Condorcet's jury theorem; Abramowitz and Stegun 1964, eq. 26.5.24 (binomial tail as incomplete beta);
                  self-consistency is Wang et al. 2022, arXiv:2203.11171
     Checked      .6, .648, .6826, .7535, .8256, .9791 for 1, 3, 5, 11, 21, 101 votes of .6 each (binomial sums)
     """
