@@ -35,7 +35,12 @@ def repeated_tokens_value(unique_tokens, epochs, half_life=15.387756):
 
 @formula
 def repeated_data_loss(
-    effective_params, effective_tokens, irreducible=1.8691, params_scale=520.8, tokens_scale=1487.5, exponent=0.3526596
+    effective_params,
+    effective_tokens,
+    irreducible=1.8691437,
+    params_scale=520.82495,
+    tokens_scale=1487.7161,
+    exponent=0.3526596,
 ):
     r"""Loss of a language model trained on repeated data, in nats per token.
 
