@@ -30,13 +30,16 @@ _HOMES = {
     "estimate_speculation": "perfmodel.predict.serving.speculation",
     "estimate_training": "perfmodel.predict.training",
     "explain": "perfmodel.formulas",
+    "fit_law": "perfmodel.calibrate.laws",
     "load_accelerator": "perfmodel.specs.accelerator",
     "load_cluster": "perfmodel.specs.cluster",
     "load_host": "perfmodel.specs.host",
     "load_model": "perfmodel.specs.huggingface",
     "load_software": "perfmodel.specs.software",
     "load_trace": "perfmodel.specs.trace",
+    "plan_test_time": "perfmodel.plan.test_time",
     "plan_training": "perfmodel.plan.training",
+    "plan_training_budget": "perfmodel.plan.training_budget",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]

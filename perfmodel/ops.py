@@ -17,16 +17,20 @@ import numpy as np
 from perfmodel.units import DIMENSIONLESS, Measure
 
 __all__ = [
+    "beta_cdf",
     "ceil",
     "ceil_div",
+    "digamma",
     "exp",
     "floor",
     "less",
     "less_equal",
     "log",
     "log2",
+    "log_gamma",
     "maximum",
     "minimum",
+    "normal_cdf",
     "sqrt",
     "where",
 ]
@@ -76,6 +80,31 @@ floor = _elementary("floor", lambda x: float(math.floor(x)), np.floor, pure=True
 exp = _elementary("exp", math.exp, np.exp, pure=True)
 log = _elementary("log", math.log, np.log, pure=True)
 log2 = _elementary("log2", math.log2, np.log2, pure=True)
+
+
+def _special(name: str, of_scipy: str, of_sympy: Callable[..., Any]) -> Callable[..., Any]:
+    """A special function of pure numbers; scipy serves floats and arrays alike, so that both agree to the last bit."""
+
+    def operation(*operands: Any) -> Any:
+        reader = _reader(*operands)
+        if reader == _SYMBOL:
+            return of_sympy(_sympy(), *operands)
+        from scipy import special
+
+        function = getattr(special, of_scipy)
+        if reader == _MEASURE:
+            return Measure(float(function(*(Measure.wrap(x).pure(name) for x in operands))))
+        return float(function(*operands)) if reader == _FLOAT else function(*operands)
+
+    operation.__name__ = name
+    return operation
+
+
+log_gamma = _special("log_gamma", "gammaln", lambda sympy, x: sympy.loggamma(x))
+digamma = _special("digamma", "psi", lambda sympy, x: sympy.digamma(x))
+normal_cdf = _special("normal_cdf", "ndtr", lambda sympy, x: (1 + sympy.erf(x / sympy.sqrt(2))) / 2)
+# `beta_cdf(a, b, x)`: the probability that a Beta(a, b) draw is at most x.
+beta_cdf = _special("beta_cdf", "betainc", lambda sympy, a, b, x: sympy.betainc_regularized(a, b, 0, x))
 
 
 def sqrt(x: Any) -> Any:

@@ -39,6 +39,27 @@ def test_elementary_operations_agree_in_every_reader(name: str) -> None:
         assert operation(Measure(value)).value == pytest.approx(scalar, rel=1e-14, abs=0)
 
 
+@pytest.mark.parametrize("name", ["log_gamma", "digamma", "normal_cdf"])
+def test_special_functions_agree_in_every_reader(name: str) -> None:
+    operation = getattr(ops, name)
+    x = sympy.Symbol("x", positive=True)
+    for value in (0.7, 2.5, 9.0):
+        scalar = operation(value)
+        assert operation(np.array([value]))[0] == scalar
+        assert float(operation(x).subs(x, value)) == pytest.approx(scalar, rel=1e-12, abs=1e-15)
+        assert operation(Measure(value)).value == scalar
+
+
+def test_beta_cdf_is_a_binomial_tail() -> None:
+    """At least two heads of three: 3 p^2 (1 - p) + p^3."""
+    a, b, x = sympy.symbols("a b x", positive=True)
+    wanted = 3 * 0.6**2 * 0.4 + 0.6**3
+    assert ops.beta_cdf(2.0, 2.0, 0.6) == pytest.approx(wanted, rel=1e-14)
+    assert ops.beta_cdf(np.array([2.0]), 2.0, 0.6)[0] == ops.beta_cdf(2.0, 2.0, 0.6)
+    assert float(ops.beta_cdf(a, b, x).subs({a: 2, b: 2, x: 0.6}).evalf()) == pytest.approx(wanted, rel=1e-12)
+    assert ops.beta_cdf(Measure(2.0), Measure(2.0), 0.6).value == ops.beta_cdf(2.0, 2.0, 0.6)
+
+
 def test_extrema_and_where_agree_in_every_reader() -> None:
     x, y = sympy.symbols("x y", positive=True)
     for a, b in ((1.0, 2.0), (2.0, 1.0), (3.0, 3.0)):

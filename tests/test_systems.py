@@ -177,3 +177,7 @@ def test_the_rows_are_there() -> None:
     assert numbers >= {86, 121, 152, 174}, "speculation"
     assert numbers >= {98, 112, 113, 120, 132, 138, 147, 151, 159, 160, 288, 163, 179}, "caches"
     assert numbers >= {67, 122, 158, 226, 252, 272}, "quantisation"
+    test_time = {18, 34, 35, 40, 49, 58, 68, 169, 172, 188, 191, 201, 202, 206, 209, 210, 247, 293}
+    test_time |= {88, 131, 167, 184, 200, 207, 211, 218, 219, 221, 282}
+    scaling = {46, 217, 242, 21, 53, 70, 195, 222, 225, 230, 232, 236, 240}
+    assert numbers >= test_time | scaling

@@ -27,6 +27,10 @@ _PATIENCE_S = 1.0
 
 def calibrate(args: Namespace) -> int:
     """`perfmodel calibrate`: with `--from-table` a fit, without it the errors of the shipped fits."""
+    if args.law is not None or args.laws:
+        from perfmodel.cli.laws import calibrate_law
+
+        return calibrate_law(args)
     given = {option.name: parsed(option, getattr(args, option.name)) for option in CALIBRATE if _has(args, option.name)}
     if args.from_table is None:
         for flag, value in (("--dtype", given.get("dtype")), ("-o", args.output)):

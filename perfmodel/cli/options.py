@@ -22,7 +22,9 @@ __all__ = [
     "ESTIMATE_TRAINING",
     "LAYOUT",
     "OPTIONS",
+    "PLAN_TEST_TIME",
     "PLAN_TRAINING",
+    "PLAN_TRAINING_BUDGET",
     "SLO",
     "Option",
     "checked",
@@ -166,6 +168,35 @@ ESTIMATE_SERVING = (
     *(option for option in _SCENARIO if option.name in ("model", "cluster", "accelerators", "software")),
     *_SERVED,
     *LAYOUT,
+)
+PLAN_TEST_TIME = (
+    Option("usd", "number", "budget in dollars", low=0),
+    Option("s", "number", "budget in seconds of the deployment", low=0),
+    Option("j", "number", "budget in joules", low=0),
+    Option("tokens", "number", "budget in generated tokens", low=0),
+    Option("objective", "text", "what to make most (default: accuracy)", choices=("accuracy",)),
+    Option(
+        "estimator",
+        "text",
+        "success rates: a posterior under a fitted spread of difficulty, or counts as they stand (default: posterior)",
+        choices=("posterior", "counts"),
+    ),
+)
+PLAN_TRAINING_BUDGET = (
+    Option("usd", "number", "budget in dollars of training and serving (needs --cluster)", low=0),
+    Option("flop", "number", "budget in operations", low=0),
+    Option("target_loss", "number", "instead of a budget: the loss to reach at least cost, in nats per token", low=0),
+    Option("served_tokens", "number", "tokens read and written over the lifetime (default: none)", low=0),
+    Option("law", "text", "loss of size and tokens", choices=("epoch", "hoffmann", "kumar"), default="epoch"),
+    Option(
+        "precisions",
+        "texts",
+        "formats to choose from, with commas (default: bf16)",
+        choices=("bf16", "fp16", "fp8", "int8", "nvfp4", "mxfp4", "int4"),
+    ),
+    Option("cluster", "spec", "whose accelerators give price and peak", complete="clusters"),
+    Option("mfu", "number", "share of the peak in training (default: 0.4)", low=0),
+    Option("serving_mfu", "number", "share of the peak in serving (default: 0.2)", low=0),
 )
 _ACCELERATOR = Option("accelerator", "spec", "accelerator id or file", required=True, complete="accelerators")
 ESTIMATE_GEMM = (

@@ -21,7 +21,9 @@ from perfmodel.cli.options import (
     ESTIMATE_SERVING,
     ESTIMATE_TRAINING,
     LAYOUT,
+    PLAN_TEST_TIME,
     PLAN_TRAINING,
+    PLAN_TRAINING_BUDGET,
     Option,
 )
 from perfmodel.errors import PlanError, unknown_name
@@ -33,6 +35,9 @@ SCHEMAS = (
     "training-estimate",
     "training-plan",
     "serving-estimate",
+    "test-time-plan",
+    "training-budget-plan",
+    "law-fit",
     "memory-estimate",
     "kernel-estimate",
     "scenario",
@@ -240,14 +245,34 @@ def _completer(option: Option) -> Callable[..., Iterable[str]]:
 
 
 def _plan(parser: argparse.ArgumentParser) -> None:
-    training = _command(
-        parser.add_subparsers(metavar="WHAT", title="what"),
-        parser,
-        "training",
-        "the best parallel layout of a training run",
-    )
+    what = parser.add_subparsers(metavar="WHAT", title="what")
+    training = _command(what, parser, "training", "the best parallel layout of a training run")
     training.set_defaults(run=f"{_COMMANDS}:plan_training")
     _scenario(training, PLAN_TRAINING)
+    _plan_test_time(_command(what, parser, "test-time", "how many samples of which method each task gets"))
+    lifetime = _command(what, parser, "training-budget", "parameters, tokens and bits of a model for its whole life")
+    lifetime.set_defaults(run="perfmodel.cli.test_time:plan_training_budget")
+    group = lifetime.add_argument_group("question")
+    for option in PLAN_TRAINING_BUDGET:
+        _add(group, option)
+    _output(lifetime)
+
+
+def _plan_test_time(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run="perfmodel.cli.test_time:plan_test_time")
+    group = parser.add_argument_group("question")
+    group.add_argument(
+        "-f", "--file", metavar="FILE", help="TOML or JSON with these keys, or an earlier plan; - is stdin"
+    )
+    group.add_argument(
+        "--tasks",
+        metavar="FILE",
+        help="CSV: task, samples, correct (or success_rate, or alpha, beta); method, weight, count",
+    )
+    group.add_argument("--methods", metavar="FILE", help="CSV, TOML or JSON: method, tokens, usd_per_mtok_out, ...")
+    for option in PLAN_TEST_TIME:
+        _add(group, option)
+    _output(parser)
 
 
 def _estimate(parser: argparse.ArgumentParser) -> None:
@@ -344,6 +369,8 @@ def _calibrate(parser: argparse.ArgumentParser) -> None:
     )
     for option in CALIBRATE:
         _add(group, option)
+    group.add_argument("--law", metavar="NAME", help="fit this law of scaling to the table; see --laws")
+    group.add_argument("--laws", action="store_true", help="the laws that can be fitted, and the columns they need")
     output = parser.add_argument_group("output")
     _json(output)
     output.add_argument("-o", "--output", metavar="FILE", help="write the constants there as TOML, whole or not at all")
