@@ -31,6 +31,7 @@ _HOMES = {
     "load_host": "perfmodel.specs.host",
     "load_model": "perfmodel.specs.huggingface",
     "load_software": "perfmodel.specs.software",
+    "plan_power": "perfmodel.plan.power",
     "plan_training": "perfmodel.plan.training",
 }
 

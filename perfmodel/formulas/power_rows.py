@@ -5,12 +5,12 @@ from perfmodel.ops import exp, maximum, minimum, sqrt
 
 __all__ = [
     "drift_sd",
+    "excursion_rate",
     "normal_tail",
     "power_supply_efficiency",
     "row_power_quantile",
     "row_power_sd",
     "server_power",
-    "window_exceedance",
 ]
 
 
@@ -119,16 +119,17 @@ def normal_tail(z):
 
 
 @formula
-def window_exceedance(limit, expected, drift):
-    r"""Probability that a drifting level passes a limit at some time of a window, not only at its end.
+def excursion_rate(over_share, z, memory_s):
+    r"""How often a drifting level begins to exceed a limit.
 
-    .. math:: p = \min(1,\, 2\,(1 - \Phi((c - m) / s)))
+    .. math:: \nu = p \max(1, z)^2 / \tau
 
-    Symbols      c  limit [1] of the level;  m  expected [1] level at the end of the window;
-                 s  drift [1] standard deviation of that level;  returns [1]
-    Assumptions  without pull inside the window, so an upper bound where the level returns to its mean
-    Valid for    limit <= 2; expected <= 2; 1e-3 <= drift <= 1
-    Monotone     limit -; expected +
-    Source       reflection principle of Brownian motion: Feller, "An Introduction to Probability Theory", volume 1
+    Symbols      p  over_share [1] of the time above the limit;  z  z [1] limit in standard deviations above the mean;
+                 \tau  memory_s [s] correlation time of the level;  returns [1/s]
+    Assumptions  Ornstein-Uhlenbeck process; crossings that follow each other within \tau / z^2 are one
+    Valid for    over_share <= 1; 0 <= z <= 30; memory_s >= 1e-3; fails where the level is above its limit most of the time
+    Monotone     over_share +; z +; memory_s -
+    Source       Pickands 1969, "Upcrossing probabilities for stationary Gaussian processes",
+                 doi:10.1090/S0002-9947-1969-0250367-X, with index 1
     """
-    return minimum(1, 2 * normal_tail(maximum(-30, minimum(30, (limit - expected) / drift))))
+    return over_share * maximum(1, z) ** 2 / memory_s

@@ -1,8 +1,7 @@
 """A row under a policy: brakes a year and shares of time in each state, in closed form or from a history.
 
-The closed form errs on the safe side three times: a cap counts as lifted as soon as the level is below its threshold (more
-brakes), it counts as held until the level is below threshold less hysteresis (more slowdown), and a level may pass the
-limit anywhere within a latency, not only at its end.
+The closed form errs on the safe side twice: a cap counts as lifted as soon as the level is below its threshold (more
+brakes), and as held until the level is below threshold less hysteresis (more slowdown).
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import chi2, norm
 
-from perfmodel.formulas.power_rows import window_exceedance
+from perfmodel.formulas.power_rows import excursion_rate, normal_tail
 from perfmodel.predict.power import ServerPower
 from perfmodel.predict.row_load import SECONDS_PER_YEAR, History, LoadStatistics
 from perfmodel.predict.row_policy import RowPolicy
@@ -72,16 +71,17 @@ def _grid(load: LoadStatistics) -> tuple[Floats, Floats]:
 
 
 def _brake_rate(load: LoadStatistics, scale: float, policy: RowPolicy, kept: Floats, shift: float) -> float:
-    """Latency windows in a year in which the level passes the brake, the state ordered at their beginning held."""
+    """Brakes a year: excursions past the limit that holds in the state which was ordered a latency ago."""
     before, weights = _grid(load)
-    mean = load.wave((np.arange(_PHASES) + 0.5) / _PHASES)[:, None]
+    mean = load.wave((np.arange(_PHASES) + 0.5) / _PHASES)[:, None] + shift
     memory = math.exp(-policy.frequency_s / load.memory_s)
     states = np.searchsorted(policy.thresholds, (before + shift) * scale, side="left")
     limit = policy.brake_at / (kept[states] * scale)
-    expected = mean + shift + memory * (before - mean)
     drift = max(load.level_sd * math.sqrt(1.0 - memory**2), 1e-6)
-    chance = window_exceedance(limit, expected, drift)
-    return float((chance * weights).sum()) * SECONDS_PER_YEAR / policy.frequency_s
+    expected = mean + memory * (before + shift - mean)
+    over = normal_tail(np.clip((limit - expected) / drift, -30.0, 30.0))
+    rate_per_s = excursion_rate(over, np.clip((limit - mean) / load.level_sd, 0.0, 30.0), load.memory_s)
+    return float((rate_per_s * weights).sum()) * SECONDS_PER_YEAR
 
 
 def states_of(levels: Floats, scale: float, policy: RowPolicy, kept: Floats) -> Floats:
