@@ -24,6 +24,7 @@ DONE, NOT_FEASIBLE = 0, 1
 _SCHEMAS = {
     "training-estimate": ("perfmodel.predict.records", "TrainingEstimate", "serialization"),
     "training-plan": ("perfmodel.plan.records", "TrainingPlan", "serialization"),
+    "power-plan": ("perfmodel.plan.power_records", "PowerPlan", "serialization"),
     "serving-estimate": ("perfmodel.predict.serving.records", "ServingEstimate", "serialization"),
     "memory-estimate": ("perfmodel.cli.memory", "MemoryEstimate", "serialization"),
     "kernel-estimate": ("perfmodel.predict.kernel_documents", "KernelEstimate", "serialization"),
@@ -94,8 +95,12 @@ def validate(args: Namespace) -> int:
     """`perfmodel validate`: 1 where a source is over its tolerance."""
     from perfmodel import validation
 
-    if args.kernels and args.serving:
-        raise PlanError("--kernels, --serving: give one of the two")
+    if args.kernels + args.serving + args.power > 1:
+        raise PlanError("--kernels, --serving, --power: give one of them")
+    if args.power:
+        from perfmodel.cli.power import validate_power
+
+        return validate_power(args)
     if args.serving:
         from perfmodel.cli.serving import validate_serving
 

@@ -21,6 +21,7 @@ from perfmodel.cli.options import (
     ESTIMATE_SERVING,
     ESTIMATE_TRAINING,
     LAYOUT,
+    PLAN_POWER,
     PLAN_TRAINING,
     Option,
 )
@@ -32,6 +33,7 @@ LISTS = ("models", "hardware", "software", "formulas", "published", "systems")
 SCHEMAS = (
     "training-estimate",
     "training-plan",
+    "power-plan",
     "serving-estimate",
     "memory-estimate",
     "kernel-estimate",
@@ -216,14 +218,14 @@ def _completer(option: Option) -> Callable[..., Iterable[str]]:
 
 
 def _plan(parser: argparse.ArgumentParser) -> None:
-    training = _command(
-        parser.add_subparsers(metavar="WHAT", title="what"),
-        parser,
-        "training",
-        "the best parallel layout of a training run",
-    )
+    what = parser.add_subparsers(metavar="WHAT", title="what")
+    training = _command(what, parser, "training", "the best parallel layout of a training run")
     training.set_defaults(run=f"{_COMMANDS}:plan_training")
     _scenario(training, PLAN_TRAINING)
+    power = _command(what, parser, "power", "how many servers a row can hold when clocks give way in time")
+    power.set_defaults(run="perfmodel.cli.power:plan_power")
+    _scenario(power, PLAN_POWER)
+    power.add_argument("--plot", metavar="FILE", help="draw the load duration curve with the thresholds there")
 
 
 def _estimate(parser: argparse.ArgumentParser) -> None:
@@ -277,6 +279,7 @@ def _validate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", metavar="ID", help="this source alone; see perfmodel list published")
     parser.add_argument("--kernels", action="store_true", help="kernels and messages instead of whole steps")
     parser.add_argument("--serving", action="store_true", help="serving instead of training")
+    parser.add_argument("--power", action="store_true", help="watts, caps and rows instead of times")
     parser.add_argument("--record", action="store_true", help="write the residuals and tolerances that this run gives")
     parser.add_argument("--because", metavar="TEXT", help="with --record: the physics why a tolerance rises")
     _output(parser)

@@ -14,7 +14,7 @@ from typing import Any
 from perfmodel.cli.options import LAYOUT, OPTIONS, Option, checked
 from perfmodel.errors import PlanError, SpecError, unknown_name
 
-__all__ = ["Scenario", "gather", "read_scenario"]
+__all__ = ["Scenario", "gather", "read_scenario", "read_table"]
 
 _LAYOUT_NAMES = frozenset(option.name for option in LAYOUT)
 _DOCUMENTS = (
@@ -53,7 +53,7 @@ def gather(options: tuple[Option, ...], given: dict[str, Any], file: str | None,
 def read_scenario(file: str) -> Scenario:
     """The scenario in a file ("-": standard input); raises `SpecError` naming file, key and fault."""
     label = "standard input" if file == "-" else file
-    data = _parsed(label, _text(file), file)
+    data = read_table(file)
     notes: tuple[str, ...] = ()
     from_document = "document" in data
     if from_document:
@@ -67,6 +67,11 @@ def read_scenario(file: str) -> Scenario:
             continue
         values[key] = _beside(folder, checked(OPTIONS[key], value, f"{label}: {key}"), OPTIONS[key])
     return Scenario(values, notes, from_document)
+
+
+def read_table(file: str) -> dict[str, Any]:
+    """The tables of a TOML or JSON file as they stand ("-": standard input); raises `SpecError`."""
+    return _parsed("standard input" if file == "-" else file, _text(file), file)
 
 
 def _flat(label: str, data: Mapping[str, Any]) -> dict[str, Any]:

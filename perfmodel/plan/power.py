@@ -25,7 +25,7 @@ from perfmodel.plan.records import Certificate, Constraint
 from perfmodel.predict.records import Warned
 from perfmodel.predict.row_load import SECONDS_PER_YEAR, LoadStatistics
 from perfmodel.predict.row_policy import RowPolicy, quantile_of
-from perfmodel.predict.row_power import INTERVAL_LEVEL, RowOutcome, row_outcome
+from perfmodel.predict.row_power import INTERVAL_LEVEL, RowOutcome, brakes_interval, row_outcome
 from perfmodel.specs.quantity import cited
 from perfmodel.specs.registry import data_version
 
@@ -41,9 +41,9 @@ def plan_power(row: Any, policy: Any, load: Any, limits: Any = None) -> PowerPla
     * `row`: `servers` as it stands, `server` (a cluster id, path or dict whose node is the server), `provisioned_w` [W]
       of the row (a figure that can only be one server's is taken for each); optional `positions` (space), `cooling_w`,
       `feeds`, `spare_feeds`, `feed_va`, `power_factor` (electrical limit), `kg_per_kwh` (carbon), `model` (of a workload).
-    * `policy`: `priorities` {name: share}, `frequencies_hz` {name: clock past each threshold} [Hz], `thresholds` [1] of
-      the budget (one set, several, or none: then searched), `latencies_s` {frequency, brake}; optional `hysteresis`,
-      `clock_bound_share`, `brake_hz`.
+    * `policy`: `priorities` {name: share}, `frequencies_hz` {name: clock past each threshold} [Hz] (searched if left
+      out), `thresholds` [1] of the budget (one set, several, or none: then searched), `latencies_s` {frequency, brake};
+      optional `hysteresis`, `clock_bound_share`, `brake_hz`.
     * `load`: (seconds, fractions of `provisioned_w`), published statistics {kind, peak, rise, rise_s, days, ...}, or a
       workload.
     * `limits`: {priority: {p50, p99}} slowdown [1] and `brakes_per_year`.
@@ -188,8 +188,13 @@ def _decision(task: PowerTask, best: _Candidate) -> PowerDecision:
         servers=task.servers + best.added,
         added_servers_fraction=best.added / task.servers,
         thresholds=best.policy.thresholds,
-        frequencies_hz=task.clocks_hz,
+        frequencies_hz=_frequencies(task, best.policy),
     )
+
+
+def _frequencies(task: PowerTask, policy: RowPolicy) -> dict[str, tuple[float, ...]]:
+    full = float(task.server.power.clock_hz or 1.0)
+    return {name: tuple(round(ratio * full, 3) for ratio in clocks) for name, clocks in policy.clocks.items()}
 
 
 def _prediction(task: PowerTask, best: _Candidate) -> PowerPrediction:
@@ -202,7 +207,7 @@ def _prediction(task: PowerTask, best: _Candidate) -> PowerPrediction:
     pue, intensity = float(task.cluster.pue), task.row.get("kg_per_kwh")
     return PowerPrediction(
         brake_events=out.brakes_per_year,
-        brake_events_interval=out.brakes_interval,
+        brake_events_interval=_interval(task, best),
         interval_level=INTERVAL_LEVEL,
         latency_impact=best.impacts,
         peak_share=out.peak,
@@ -214,6 +219,10 @@ def _prediction(task: PowerTask, best: _Candidate) -> PowerPrediction:
         usd_per_year=energy_cost_usd(joules, float(task.cluster.usd_per_kwh), pue),
         kg_co2e_per_year=None if intensity is None else carbon_kg(joules, float(intensity), pue),
     )
+
+
+def _interval(task: PowerTask, best: _Candidate) -> tuple[float, float]:
+    return brakes_interval(task.load, (task.servers + best.added) / task.servers, best.policy, task.server)
 
 
 def _trip(uncapped_peak: float) -> float | None:
@@ -243,7 +252,7 @@ def _alternatives(task: PowerTask, search: _Search) -> Iterable[PowerAlternative
             added_servers=one.added,
             added_servers_fraction=one.added / task.servers,
             thresholds=one.policy.thresholds,
-            frequencies_hz=task.clocks_hz,
+            frequencies_hz=_frequencies(task, one.policy),
             brake_events=one.outcome.brakes_per_year,
             latency_impact=one.impacts,
         )
@@ -295,8 +304,8 @@ def _warnings(task: PowerTask) -> Iterable[Warned]:
 def _notes(task: PowerTask, best: _Candidate) -> Iterable[str]:
     without = 1.0 / task.load.peak - 1.0
     yield f"without any cap the highest level of {100 * task.load.peak:.3g} % leaves room for {100 * without:.1f} %"
-    low, high = best.outcome.brakes_interval
     if not isinstance(task.load, LoadStatistics) and best.outcome.brakes_per_year == 0:
+        _, high = _interval(task, best)
         yield f"no brake in the history, which is too short to promise fewer than {high:.2g} a year"
 
 

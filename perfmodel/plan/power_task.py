@@ -38,7 +38,6 @@ class PowerTask:
     provisioned_w: float
     row: dict[str, Any]
     policies: tuple[RowPolicy, ...]
-    clocks_hz: dict[str, tuple[float, ...]]
     load: History | LoadStatistics
     limits: dict[str, dict[str, float]]
     brakes_per_year: float
@@ -60,19 +59,19 @@ def power_task(row: Any, policy: Any, load: Any, limits: Any) -> PowerTask:
         raise PlanError(f"row.positions: must hold the {servers} servers of the row (got {row['positions']})")
     given = _table("policy", policy, POLICY_KEYS, needed=("priorities",))
     shares = _priorities(given["priorities"])
-    clocks_hz = _clocks(given.get("frequencies_hz"), shares, server)
-    policies = _policies(given, shares, clocks_hz, server)
+    choices = [_clocks(clocks, shares, server) for clocks in _clock_choices(given.get("frequencies_hz"), shares, server)]
+    policies = tuple(policy for clocks in choices for policy in _policies(given, shares, clocks, server))
     levels = _load(load, cluster, servers, provisioned, row)
     allowed, brakes = _limits(limits, shares)
     request = {
         "row": {k: v for k, v in row.items() if v is not None and k != "server"}
         | {"server": cluster.id, "servers": servers, "provisioned_w": provisioned},
-        "policy": _policy_request(policies, clocks_hz, given),
+        "policy": _policy_request(policies, choices, given),
         "load": _load_request(levels),
         "limits": allowed | {"brakes_per_year": brakes},
     }
     return PowerTask(
-        cluster, server, servers, provisioned, row, policies, clocks_hz, levels, allowed, brakes, request, notes
+        cluster, server, servers, provisioned, row, policies, levels, allowed, brakes, request, notes
     )
 
 
@@ -99,14 +98,23 @@ def _priorities(value: Any) -> dict[str, float]:
     return shares
 
 
+def _clock_choices(value: Any, shares: Mapping[str, float], server: ServerPower) -> list[Any]:
+    """The clocks given, or those to choose from: the first to yield at 90 % and then less, the others at 93 % or less."""
+    if value is not None or server.power.clock_hz is None:
+        return [value]
+    full = float(server.power.clock_hz)
+    return [
+        {name: [0.9 * full, late * full] if yields else [high * full] for name, yields in _last_first(shares)}
+        for late in (0.8, 0.7, 0.6)
+        for high in (0.93, 0.85)
+    ]
+
+
 def _clocks(value: Any, shares: Mapping[str, float], server: ServerPower) -> dict[str, tuple[float, ...]]:
     """Clocks [Hz] by priority, one for each threshold; a shorter list belongs to the last thresholds."""
     full = server.power.clock_hz
     if full is None:
         raise PlanError(f"row.server: the power set of {server.power.id} has no clocks, so nothing can be capped")
-    if value is None:
-        value = {name: [0.9 * float(full), 0.79 * float(full)] if last else [0.93 * float(full)]
-                 for name, last in _last_first(shares)}  # fmt: skip
     if isinstance(value, Sequence) and not isinstance(value, str):
         value = _polca_order(value, shares)
     if not isinstance(value, Mapping):
@@ -249,13 +257,17 @@ def _limits(limits: Any, shares: Mapping[str, float]) -> tuple[dict[str, dict[st
     return allowed, brakes
 
 
-def _policy_request(policies: Sequence[RowPolicy], clocks: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def _policy_request(
+    policies: Sequence[RowPolicy], choices: Sequence[Mapping[str, Any]], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The policy as asked; what was left to the search is null."""
     one = policies[0]
     searched = given.get("thresholds") is None
     thresholds = None if searched else [list(policy.thresholds) for policy in policies]
+    clocks = None if len(choices) > 1 else {name: list(hz) for name, hz in choices[0].items()}
     return {
         "thresholds": thresholds[0] if thresholds and len(thresholds) == 1 else thresholds,
-        "frequencies_hz": {name: list(hz) for name, hz in clocks.items()},
+        "frequencies_hz": clocks,
         "priorities": one.shares,
         "latencies_s": {"frequency": one.frequency_s, "brake": one.brake_s},
         "hysteresis": one.hysteresis,

@@ -20,7 +20,7 @@ from perfmodel.predict.power import ServerPower
 from perfmodel.predict.row_load import SECONDS_PER_YEAR, History, LoadStatistics
 from perfmodel.predict.row_policy import RowPolicy
 
-__all__ = ["INTERVAL_LEVEL", "RowOutcome", "row_outcome", "states_of"]
+__all__ = ["INTERVAL_LEVEL", "RowOutcome", "brakes_interval", "row_outcome", "states_of"]
 
 INTERVAL_LEVEL = 0.8
 _PHASES, _LEVELS = 48, 161
@@ -29,10 +29,9 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class RowOutcome:
-    """Brakes a year with their interval, the highest level with and without caps [1], and shares of the work by state."""
+    """Brakes a year, the highest level with and without caps [1], and shares of the work by state."""
 
     brakes_per_year: float
-    brakes_interval: tuple[float, float]
     peak: float
     uncapped_peak: float
     state_shares: Floats
@@ -46,9 +45,20 @@ def row_outcome(load: History | LoadStatistics, scale: float, policy: RowPolicy,
     return _from_statistics(load, scale, policy, kept)
 
 
-def _from_statistics(load: LoadStatistics, scale: float, policy: RowPolicy, kept: Floats) -> RowOutcome:
+def brakes_interval(
+    load: History | LoadStatistics, scale: float, policy: RowPolicy, server: ServerPower
+) -> tuple[float, float]:
+    """Brakes a year that are as likely as `INTERVAL_LEVEL` says: a published peak is one draw, a history is short."""
+    kept = policy.kept(server)
+    if isinstance(load, History):
+        years = float(load.weights_s.sum()) / SECONDS_PER_YEAR
+        return _poisson_interval(round(_from_history(load, scale, policy, kept).brakes_per_year * years), years)
     margin = float(norm.ppf(0.5 + INTERVAL_LEVEL / 2)) * load.peak_sd
-    low, rate, high = (_brake_rate(load, scale, policy, kept, shift) for shift in (-margin, 0.0, margin))
+    return tuple(_brake_rate(load, scale, policy, kept, shift) for shift in (-margin, margin))  # type: ignore[return-value]
+
+
+def _from_statistics(load: LoadStatistics, scale: float, policy: RowPolicy, kept: Floats) -> RowOutcome:
+    rate = _brake_rate(load, scale, policy, kept, 0.0)
     levels, weights = _grid(load)
     work = weights * np.maximum(levels - load.idle, 0.0)
     states = np.searchsorted(np.array(policy.thresholds) - policy.hysteresis, levels * scale, side="left")
@@ -58,7 +68,7 @@ def _from_statistics(load: LoadStatistics, scale: float, policy: RowPolicy, kept
     shares[-1] = braked
     top = load.peak * scale
     held = top * float(kept[np.searchsorted(policy.thresholds, top, side="left")])
-    return RowOutcome(rate, (low, high), held, top, shares)
+    return RowOutcome(rate, held, top, shares)
 
 
 @lru_cache(maxsize=32)
@@ -110,7 +120,7 @@ def _from_history(load: History, scale: float, policy: RowPolicy, kept: Floats) 
     shares = np.bincount(states, work, minlength=len(kept)) / max(float(work.sum()), 1e-300)
     years = float(weights.sum()) / SECONDS_PER_YEAR
     held = float(np.where(over, 0.0, power).max())
-    return RowOutcome(events / years, _poisson_interval(events, years), held, float(wanted.max()), shares)
+    return RowOutcome(events / years, held, float(wanted.max()), shares)
 
 
 def _poisson_interval(events: int, years: float) -> tuple[float, float]:
