@@ -14,7 +14,7 @@ from perfmodel.predict.row_load import History, LoadStatistics, history_of, trai
 from perfmodel.predict.row_policy import RowPolicy
 from perfmodel.specs.cluster import Cluster, load_cluster
 
-__all__ = ["PowerTask", "power_task"]
+__all__ = ["DEFAULT_CLOCK_BOUND_SHARE", "PowerTask", "power_task"]
 
 ROW_KEYS = ("servers", "server", "provisioned_w", "feeds", "spare_feeds", "feed_va", "power_factor", "positions",
             "cooling_w", "kg_per_kwh", "model")  # fmt: skip
@@ -23,7 +23,7 @@ LATENCIES = ("frequency", "brake")
 STATISTICS = ("kind", "peak", "rise", "rise_s", "days", "memory_s", "peak_over_valley", "idle")
 PERCENTILES = ("p50", "p99")
 _POLCA_THRESHOLDS = tuple((a / 100, b / 100) for a in (72, 74, 76, 78, 80, 82, 84) for b in (83, 85, 87, 89, 91, 93))
-_DEFAULT_SLOPE = 0.25
+DEFAULT_CLOCK_BOUND_SHARE = 0.25
 """Share of an inference request's time that follows the clock: 7 % slower at 1.1 of 1.41 GHz (POLCA)."""
 _MOST_SERVERS = 100_000
 
@@ -220,9 +220,9 @@ def _bound_shares(value: Any, shares: Mapping[str, float]) -> dict[str, float]:
         for name in value:
             if name not in shares:
                 raise PlanError(f"policy.clock_bound_share: {unknown_name('priority', name, shares)}")
-        given = {name: value.get(name, _DEFAULT_SLOPE) for name in shares}
+        given = {name: value.get(name, DEFAULT_CLOCK_BOUND_SHARE) for name in shares}
     else:
-        given = dict.fromkeys(shares, _DEFAULT_SLOPE if value is None else value)
+        given = dict.fromkeys(shares, DEFAULT_CLOCK_BOUND_SHARE if value is None else value)
     return {name: _number(f"policy.clock_bound_share.{name}", one, 0.0, 1.0, zero=True) for name, one in given.items()}
 
 
