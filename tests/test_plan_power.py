@@ -149,7 +149,7 @@ def test_carbon_follows_the_intensity() -> None:
 
 
 def test_the_memory_of_a_burst_is_that_of_the_azure_trace() -> None:
-    """Rates vary by 22 % over 60 s and 18.21 % over 300 s, of 5.5304 requests/s; the rest of the Poisson part is drift."""
+    """Rates vary by 22 % over 60 s and 18.21 % over 300 s; what exceeds Poisson at 5.5304 requests/s is drift."""
     from scipy.optimize import brentq
 
     def kept(x: float) -> float:
@@ -160,6 +160,8 @@ def test_the_memory_of_a_burst_is_that_of_the_azure_trace() -> None:
     assert LoadStatistics(0.79, 0.118).memory_s == pytest.approx(memory, rel=0.02)
 
 
+LOPSIDED = {"priorities": {"low": 0.5, "high": 0.6}}
+STEEP = {"peak": 0.5, "rise": 0.4, "rise_s": 2}
 BAD = {
     "row no table": ((40, POLCA_POLICY, POLCA_LOAD, None), "row: must be a table"),
     "row misspelt": (({"server": "dgx-a100-80gb", "serves": 4}, POLCA_POLICY, POLCA_LOAD, None), "nearest: 'server"),
@@ -167,7 +169,7 @@ BAD = {
     "below idle": ((POLCA_ROW | {"provisioned_w": 15e3}, POLCA_POLICY, POLCA_LOAD, None), "at least the idle power"),
     "no budget": ((POLCA_ROW | {"provisioned_w": 100}, POLCA_POLICY, POLCA_LOAD, None), "at least the idle power"),
     "servers half": ((POLCA_ROW | {"servers": 2.5}, POLCA_POLICY, POLCA_LOAD, None), "whole number"),
-    "shares": ((POLCA_ROW, POLCA_POLICY | {"priorities": {"low": 0.5, "high": 0.6}}, POLCA_LOAD, None), "must sum to 1"),
+    "shares": ((POLCA_ROW, POLCA_POLICY | LOPSIDED, POLCA_LOAD, None), "must sum to 1"),
     "clock too high": (
         (POLCA_ROW, POLCA_POLICY | {"frequencies_hz": {"low": [1.5e9, 1e9]}}, POLCA_LOAD, None), "210 to 1410 MHz"
     ),
@@ -193,7 +195,7 @@ BAD = {
     "load words": ((POLCA_ROW, POLCA_POLICY, "much", None), "load: must be"),
     "peak missing": ((POLCA_ROW, POLCA_POLICY, {"rise": 0.1}, None), "load.peak: missing"),
     "peak misspelt": ((POLCA_ROW, POLCA_POLICY, {"peek": 0.1}, None), "nearest: 'peak'"),
-    "rise too large": ((POLCA_ROW, POLCA_POLICY, {"peak": 0.5, "rise": 0.4, "rise_s": 2}, None), "synchronous training"),
+    "rise too large": ((POLCA_ROW, POLCA_POLICY, STEEP, None), "synchronous training"),
     "limit unknown": ((POLCA_ROW, POLCA_POLICY, POLCA_LOAD, {"hi": {"p50": 0.1}}), "nearest: 'high'"),
     "limit negative": ((POLCA_ROW, POLCA_POLICY, POLCA_LOAD, {"brakes_per_year": -1}), "brakes_per_year"),
     "percentile": ((POLCA_ROW, POLCA_POLICY, POLCA_LOAD, {"high": {"p95": 0.1}}), "unknown key 'p95'"),

@@ -18,7 +18,7 @@ from perfmodel.formulas.power_rows import normal_tail, power_supply_efficiency, 
 from perfmodel.plan.power_caps import plan_stage_clocks
 from perfmodel.plan.power_milp import PoolOption, place_loads, plan_pool_clocks
 from perfmodel.plan.power_pools import PoolMachine, plan_phase_pools
-from perfmodel.predict.power import accelerator_watts, capped_job, clock_under_cap, server_power_of
+from perfmodel.predict.power import accelerator_watts, capped_job, clock_under_cap, server_power_of, watts_of_work
 from perfmodel.specs.accelerator import load_accelerator
 from perfmodel.specs.cluster import load_cluster
 from perfmodel.specs.power import PowerSet, load_power_set, power_set_of
@@ -70,6 +70,18 @@ def test_energy_is_u_shaped_in_the_clock() -> None:
     assert 0 < at < len(clocks) - 1
     assert (np.diff(joules[: at + 1]) <= 0).all()
     assert (np.diff(joules[at:]) >= 0).all()
+
+
+def test_watts_of_work_are_those_of_its_shares() -> None:
+    """A step of 2 s with 1 s of products, 0.5 s of memory and 1.6 s of kernels, as floats and as arrays."""
+    power = load_power_set("h100-sxm")
+    shares = {"compute_share": 0.05, "memory_share": 0.25, "link_share": 0.1, "active_share": 0.8}
+    seconds = {"compute_s": 0.1, "memory_s": 0.5, "link_s": 0.2, "busy_s": 1.6}
+    one = watts_of_work(power, 2.0, **seconds)
+    assert one == pytest.approx(accelerator_watts(power, **shares))
+    many = watts_of_work(power, np.array([2.0, 4.0]), **seconds)
+    assert many[0] == pytest.approx(one)
+    assert float(power.idle_w) < many[1] < many[0] <= float(power.limit_w)
 
 
 def test_memory_bound_work_hardly_slows() -> None:

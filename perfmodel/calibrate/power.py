@@ -25,11 +25,12 @@ def fit_clocks(gpu: str, limit_w: float) -> dict[str, float]:
     """Five numbers of a GPU from the calibrating jobs under power limits: least squares of ln(time), ln(energy)."""
     jobs = zeus_jobs(gpu)
     rows = jobs[(jobs["network"] == CALIBRATES["zeus"]) & (jobs["limit_w"] < jobs["limit_w"].max())]
+    fixed = {"limit_w": limit_w, "hbm_w": 0.0, "tensor_w": 0.0, "link_w": 0.0}
 
     def set_of(x: Any) -> PowerSet:
         idle = x[0] + x[1]
         numbers = dict(zip(_CLOCKS, (x[0], idle, x[2] * limit_w - idle, x[3], x[4]), strict=True))
-        return PowerSet(limit_w=limit_w, hbm_w=0.0, tensor_w=0.0, link_w=0.0, **{k: float(v) for k, v in numbers.items()})
+        return load_power_set(fixed | {name: float(value) for name, value in numbers.items()})
 
     def residuals(x: Any) -> Any:
         job = capped_job(set_of(x), rows["uncapped_w"], rows["limit_w"])
@@ -38,7 +39,9 @@ def fit_clocks(gpu: str, limit_w: float) -> dict[str, float]:
 
     # Static power below the lowest limit that a job ran under; busy power at most the limit itself.
     low, high = [5.0, 0.0, 0.6, 0.3, 0.5], [95.0, 60.0, 1.0, 2.5, 1.0]
-    found = least_squares(residuals, [60.0, 5.0, 0.9, 1.2, 0.7], bounds=(low, high), loss="soft_l1", x_scale=[50, 20, 1, 1, 1])
+    found = least_squares(
+        residuals, [60.0, 5.0, 0.9, 1.2, 0.7], bounds=(low, high), loss="soft_l1", x_scale=[50.0, 20.0, 1.0, 1.0, 1.0]
+    )
     power = set_of(found.x)
     return {name: round(float(getattr(power, name)), 3) for name in _CLOCKS}
 

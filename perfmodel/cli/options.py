@@ -169,7 +169,7 @@ PLAN_POWER = (
     Option("priorities", "text", "shares of the servers, low=0.5,high=0.5"),
     Option("latencies_s", "text", "seconds until it holds, frequency=40,brake=5"),
     Option("hysteresis", "number", "how far below a threshold a cap is lifted (default: 0.05)", low=0, high=0.5),
-    Option("clock_bound_share", "number", "share of a request's time that follows the clock (default: 0.25)", low=0, high=1),
+    Option("clock_bound_share", "number", "share of the time that follows the clock (default: 0.25)", low=0, high=1),
     Option("brake_hz", "number", "clock of the brake [Hz] (default: 288e6)", low=0),
     Option("history", "text", "CSV of seconds and fractions of the provisioned power"),
     Option("kind", "text", "what the row runs, with --peak", choices=("inference", "training")),

@@ -21,7 +21,8 @@ __all__ = ["plan_power", "power_page", "power_validation_page", "validate_power"
 TABLES = {
     "row": ("servers", "server", "provisioned_w", "positions", "cooling_w", "feeds", "spare_feeds", "feed_va",
             "power_factor", "kg_per_kwh", "model"),
-    "policy": ("thresholds", "frequencies_hz", "priorities", "latencies_s", "hysteresis", "clock_bound_share", "brake_hz"),
+    "policy": ("thresholds", "frequencies_hz", "priorities", "latencies_s", "hysteresis", "clock_bound_share",
+               "brake_hz"),
     "load": ("kind", "peak", "rise", "rise_s", "days", "memory_s", "peak_over_valley", "idle", "history"),
     "limits": ("brakes_per_year", "p50", "p99"),
 }  # fmt: skip
@@ -156,7 +157,9 @@ def power_page(console: Console, plan: Mapping[str, Any]) -> None:
     _limits(console, plan)
     heading(console, "If", "servers that the same search adds")
     for one in plan["sensitivities"]:
-        console.print(f"  {one['quantity']} = {one['value']:.4g}: {fmt.percent(one['added_servers_fraction'], signed=True)}")
+        console.print(
+            f"  {one['quantity']} = {one['value']:.4g}: {fmt.percent(one['added_servers_fraction'], signed=True)}"
+        )
     console.print(f"{said['energy_j_per_year'] / 3.6e9:,.0f} MWh and {fmt.usd(said['usd_per_year'])} a year")
     for note in plan["notes"]:
         console.print(Text(note, "dim"))
@@ -189,7 +192,7 @@ def _limits(console: Console, plan: Mapping[str, Any]) -> None:
 
 
 def draw_row(plan: Mapping[str, Any], file: str) -> None:
-    """The load duration curve as it is and with the added servers, thresholds and budget; raises `MissingExtraError`."""
+    """The load duration curve now and with the added servers, thresholds, budget; raises `MissingExtraError`."""
     try:
         import matplotlib
 
@@ -239,7 +242,11 @@ def power_validation_page(console: Console, report: Mapping[str, Any]) -> None:
     from perfmodel.cli import format as fmt
     from perfmodel.cli.render import heading, plain_table
 
-    verdict = ("figures missed: " + ", ".join(report["missed"]), "bold red") if report["missed"] else ("reached", "bold green")
+    verdict = (
+        ("figures missed: " + ", ".join(report["missed"]), "bold red")
+        if report["missed"]
+        else ("reached", "bold green")
+    )
     console.print(Text.assemble("Power against published tables and figures: ", verdict))
     heading(console, "Tables", "mean error on rows that fix no number; trivial: nothing changes, or the best constant")
     table = plain_table("source", "rows", "error", "trivial", "bias", "limit", left=(0,))

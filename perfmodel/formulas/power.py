@@ -40,7 +40,8 @@ def accelerator_power(
     Assumptions  parts add; memory and links keep their clocks; no limit (the device holds its cap by lower clocks)
     Valid for    active_share <= 1; memory_share <= 1; compute_share <= 1; link_share <= 1; dynamic_ratio <= 1;
                  static_w >= 0; idle_w >= 0; fails where a device clips at its power limit
-    Monotone     active_share +; memory_share +; compute_share +; link_share +; active_w +; hbm_w +; tensor_w +; link_w +
+    Monotone     active_share +; memory_share +; compute_share +; link_share +; active_w +; hbm_w +;
+                 tensor_w +; link_w +
     Source       linear activity model after Hong and Kim 2010, "An integrated GPU power and performance model",
                  doi:10.1145/1815961.1815998
     """

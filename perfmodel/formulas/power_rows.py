@@ -127,7 +127,7 @@ def excursion_rate(over_share, z, memory_s):
     Symbols      p  over_share [1] of the time above the limit;  z  z [1] limit in standard deviations above the mean;
                  \tau  memory_s [s] correlation time of the level;  returns [1/s]
     Assumptions  Ornstein-Uhlenbeck process; crossings that follow each other within \tau / z^2 are one
-    Valid for    over_share <= 1; 0 <= z <= 30; memory_s >= 1e-3; fails where the level is above its limit most of the time
+    Valid for    over_share <= 1; 0 <= z <= 30; memory_s >= 1e-3; fails where the level is mostly above
     Monotone     over_share +; z +; memory_s -
     Source       Pickands 1969, "Upcrossing probabilities for stationary Gaussian processes",
                  doi:10.1090/S0002-9947-1969-0250367-X, with index 1

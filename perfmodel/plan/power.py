@@ -40,7 +40,8 @@ def plan_power(row: Any, policy: Any, load: Any, limits: Any = None) -> PowerPla
 
     * `row`: `servers` as it stands, `server` (a cluster id, path or dict whose node is the server), `provisioned_w` [W]
       of the row (a figure that can only be one server's is taken for each); optional `positions` (space), `cooling_w`,
-      `feeds`, `spare_feeds`, `feed_va`, `power_factor` (electrical limit), `kg_per_kwh` (carbon), `model` (of a workload).
+      `feeds`, `spare_feeds`, `feed_va`, `power_factor` (electrical limit), `kg_per_kwh` (carbon), `model` (of a
+      workload).
     * `policy`: `priorities` {name: share}, `frequencies_hz` {name: clock past each threshold} [Hz] (searched if left
       out), `thresholds` [1] of the budget (one set, several, or none: then searched), `latencies_s` {frequency, brake};
       optional `hysteresis`, `clock_bound_share`, `brake_hz`.
@@ -48,8 +49,8 @@ def plan_power(row: Any, policy: Any, load: Any, limits: Any = None) -> PowerPla
       workload.
     * `limits`: {priority: {p50, p99}} slowdown [1] and `brakes_per_year`.
 
-    Added servers draw like those that are there. Raises `PlanError` and `SpecError` before any work; a row that does not
-    hold as it stands comes back with `feasible=False`.
+    Added servers draw like those that are there. Raises `PlanError` and `SpecError` before any work; a row that does
+    not hold as it stands comes back with `feasible=False`.
     """
     task = power_task(row, policy, load, limits)
     search = _Search(task)
@@ -226,7 +227,7 @@ def _interval(task: PowerTask, best: _Candidate) -> tuple[float, float]:
 
 
 def _trip(uncapped_peak: float) -> float | None:
-    """Seconds that a standard inverse relay set to the budget would stand the uncapped peak; None where it never trips."""
+    """Seconds that a standard inverse relay set to the budget stands the uncapped peak; None: it never trips."""
     overload = uncapped_peak - 1.0
     return float(breaker_trip_time(overload)) if overload > 0.05 else None
 
@@ -320,7 +321,9 @@ def _infeasible(task: PowerTask, search: _Search) -> PowerPlan:
     peak = task.load.peak
     if peak > 1.0:
         fits = math.floor(task.servers / peak)
-        because.append(f"the row as it stands reaches {100 * peak:.1f} % of its budget; {fits} servers would fit without caps")
+        because.append(
+            f"the row as it stands reaches {100 * peak:.1f} % of its budget; {fits} servers would fit without caps"
+        )
     return PowerPlan(
         perfmodel_version=__version__,
         data_version=data_version(),

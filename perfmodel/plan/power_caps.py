@@ -53,7 +53,10 @@ def plan_stage_clocks(
     clocks = tuple(min(1.0, max(cheapest, ratio)) for ratio in needed)
     return StageClocks(
         clocks,
-        sum(_energy(power, seconds, dynamic, clock_bound_share, clock) for seconds, clock in zip(stage_s, clocks, strict=True)),
+        sum(
+            _energy(power, seconds, dynamic, clock_bound_share, clock)
+            for seconds, clock in zip(stage_s, clocks, strict=True)
+        ),
         sum(_energy(power, seconds, dynamic, clock_bound_share, 1.0) for seconds in stage_s),
     )
 

@@ -73,7 +73,9 @@ def plan_pool_clocks(
     found = _solved(cost, np.array(rates + sizes), low, high, np.full(len(flat), math.inf))
     if found is None:
         least = _least_accelerators(pools, demand)
-        return PoolChoice(False, {}, 0.0, 0.0, False, (f"accelerators: {least:.1f} needed at least, {accelerators} given",))
+        return PoolChoice(
+            False, {}, 0.0, 0.0, False, (f"accelerators: {least:.1f} needed at least, {accelerators} given",)
+        )
     x, bound, optimal = found
     instances: dict[str, dict[str, int]] = {name: {} for name in pools}
     for (pool, option), count in zip(flat, x, strict=True):
@@ -90,7 +92,9 @@ def _least_accelerators(pools: Mapping[str, Sequence[PoolOption]], demand: Mappi
     )
 
 
-def place_loads(loads_w: Sequence[float], power_w: Sequence[float], heat_w: Sequence[float] | None = None) -> LoadPlacement:
+def place_loads(
+    loads_w: Sequence[float], power_w: Sequence[float], heat_w: Sequence[float] | None = None
+) -> LoadPlacement:
     """Loads into rows so that the fullest row is least full, within each row's power and cooling (TAPAS's limits)."""
     heat = list(power_w) if heat_w is None else list(heat_w)
     if not loads_w or not power_w or len(heat) != len(power_w):
@@ -115,7 +119,9 @@ def place_loads(loads_w: Sequence[float], power_w: Sequence[float], heat_w: Sequ
     found = _solved(cost, np.vstack([once, filled, cooled]), low, high, np.ones(n + 1), whole=n)
     if found is None:
         room = sum(min(a, b) for a, b in zip(power_w, heat, strict=True))
-        return LoadPlacement(False, (), 0.0, False, (f"rows: {sum(loads_w):g} W of loads, {room:g} W of room in {rows} rows",))
+        return LoadPlacement(
+            False, (), 0.0, False, (f"rows: {sum(loads_w):g} W of loads, {room:g} W of room in {rows} rows",)
+        )
     x, _, optimal = found
     row_of = tuple(int(np.argmax(x[load * rows : (load + 1) * rows])) for load in range(loads))
     return LoadPlacement(True, row_of, float(x[n]), optimal)
@@ -125,7 +131,7 @@ def _solved(
     cost: NDArray[np.float64], matrix: NDArray[np.float64], low: Any, high: Any, upper: NDArray[np.float64],
     whole: int | None = None,
 ) -> tuple[NDArray[np.float64], float, bool] | None:  # fmt: skip
-    """Least cost @ x with low <= matrix @ x <= high, the first `whole` x integers: x, bound, proved; None: impossible."""
+    """Least cost @ x, low <= matrix @ x <= high, the first `whole` x integers: x, bound, proved; None: impossible."""
     from scipy.optimize import Bounds, LinearConstraint, milp
 
     integral = np.ones(cost.size)

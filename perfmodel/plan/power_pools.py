@@ -69,7 +69,7 @@ def plan_phase_pools(
 
 
 def mixed_rate(machine: PoolMachine, *, watts: float) -> float:
-    """Requests a second of one pool that does both phases, one after the other on every machine, under a power budget."""
+    """Requests a second of one pool under a power budget, each machine doing both phases one after the other."""
     per_machine = 1.0 / (1.0 / machine.prompt_requests_per_s + 1.0 / machine.token_requests_per_s)
     return math.floor(watts / machine.watts + 1e-9) * per_machine
 

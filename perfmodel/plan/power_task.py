@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from perfmodel.errors import OutOfRangeError, PlanError, unknown_name
@@ -18,7 +19,15 @@ __all__ = ["DEFAULT_CLOCK_BOUND_SHARE", "PowerTask", "power_task"]
 
 ROW_KEYS = ("servers", "server", "provisioned_w", "feeds", "spare_feeds", "feed_va", "power_factor", "positions",
             "cooling_w", "kg_per_kwh", "model")  # fmt: skip
-POLICY_KEYS = ("thresholds", "frequencies_hz", "priorities", "latencies_s", "hysteresis", "clock_bound_share", "brake_hz")
+POLICY_KEYS = (
+    "thresholds",
+    "frequencies_hz",
+    "priorities",
+    "latencies_s",
+    "hysteresis",
+    "clock_bound_share",
+    "brake_hz",
+)
 LATENCIES = ("frequency", "brake")
 STATISTICS = ("kind", "peak", "rise", "rise_s", "days", "memory_s", "peak_over_valley", "idle")
 PERCENTILES = ("p50", "p99")
@@ -59,7 +68,9 @@ def power_task(row: Any, policy: Any, load: Any, limits: Any) -> PowerTask:
         raise PlanError(f"row.positions: must hold the {servers} servers of the row (got {row['positions']})")
     given = _table("policy", policy, POLICY_KEYS, needed=("priorities",))
     shares = _priorities(given["priorities"])
-    choices = [_clocks(clocks, shares, server) for clocks in _clock_choices(given.get("frequencies_hz"), shares, server)]
+    choices = [
+        _clocks(clocks, shares, server) for clocks in _clock_choices(given.get("frequencies_hz"), shares, server)
+    ]
     policies = tuple(policy for clocks in choices for policy in _policies(given, shares, clocks, server))
     levels = _load(load, cluster, servers, provisioned, row)
     allowed, brakes = _limits(limits, shares)
@@ -70,9 +81,7 @@ def power_task(row: Any, policy: Any, load: Any, limits: Any) -> PowerTask:
         "load": _load_request(levels),
         "limits": allowed | {"brakes_per_year": brakes},
     }
-    return PowerTask(
-        cluster, server, servers, provisioned, row, policies, levels, allowed, brakes, request, notes
-    )
+    return PowerTask(cluster, server, servers, provisioned, row, policies, levels, allowed, brakes, request, notes)
 
 
 def _provisioned(value: Any, servers: int, server: ServerPower) -> tuple[float, tuple[str, ...]]:
@@ -84,7 +93,8 @@ def _provisioned(value: Any, servers: int, server: ServerPower) -> tuple[float, 
         return watts * servers, (note,)
     if watts < idle:
         raise OutOfRangeError(
-            f"row.provisioned_w: must be at least the idle power of {servers} x {server.id}, {idle:g} W (got {watts:g} W)"
+            f"row.provisioned_w: must be at least the idle power of {servers} x {server.id}, {idle:g} W "
+            f"(got {watts:g} W)"
         )
     return watts, ()
 
@@ -92,14 +102,16 @@ def _provisioned(value: Any, servers: int, server: ServerPower) -> tuple[float, 
 def _priorities(value: Any) -> dict[str, float]:
     if not isinstance(value, Mapping) or not value:
         raise PlanError(f"policy.priorities: must be shares of the servers by priority, summing to 1 (got {value!r})")
-    shares = {str(name): _number(f"policy.priorities.{name}", share, 0.0, 1.0, zero=True) for name, share in value.items()}
+    shares = {
+        str(name): _number(f"policy.priorities.{name}", share, 0.0, 1.0, zero=True) for name, share in value.items()
+    }
     if abs(sum(shares.values()) - 1.0) > 1e-6:
         raise PlanError(f"policy.priorities: must sum to 1 (got {sum(shares.values()):g})")
     return shares
 
 
 def _clock_choices(value: Any, shares: Mapping[str, float], server: ServerPower) -> list[Any]:
-    """The clocks given, or those to choose from: the first to yield at 90 % and then less, the others at 93 % or less."""
+    """The clocks given, or those to choose from: who yields first at 90 % and then less, the others at 93 % or less."""
     if value is not None or server.power.clock_hz is None:
         return [value]
     full = float(server.power.clock_hz)
@@ -130,7 +142,7 @@ def _clocks(value: Any, shares: Mapping[str, float], server: ServerPower) -> dic
     for name, clocks in lists.items():
         padded = [None] * (steps - len(clocks)) + list(clocks)
         hz = tuple(float(full) if clock is None else _hz(name, clock, server) for clock in padded)
-        if any(later > earlier for earlier, later in zip(hz, hz[1:], strict=False)):
+        if any(later > earlier for earlier, later in pairwise(hz)):
             raise PlanError(f"policy.frequencies_hz.{name}: clocks must not rise from one threshold to the next")
         result[name] = hz
     return result
@@ -178,10 +190,18 @@ def _policies(
         raise OutOfRangeError(f"policy.brake_hz: must be {lowest:g} to {full:g} Hz (got {brake:g})")
     bound = _bound_shares(given.get("clock_bound_share"), shares)
     return tuple(
-        RowPolicy(thresholds, shares, ratios, bound, latencies["frequency"], latencies["brake"], brake_clock=brake / full,
-                  **extra)
+        RowPolicy(
+            thresholds,
+            shares,
+            ratios,
+            bound,
+            frequency_s=latencies["frequency"],
+            brake_s=latencies["brake"],
+            brake_clock=brake / full,
+            **extra,
+        )
         for thresholds in _thresholds(given.get("thresholds"), steps)
-    )  # fmt: skip
+    )
 
 
 def _thresholds(value: Any, steps: int) -> tuple[tuple[float, ...], ...]:
@@ -202,7 +222,7 @@ def _one_thresholds(row: Sequence[Any], steps: int) -> tuple[float, ...]:
     numbers = tuple(_number("policy.thresholds", one, 0.0, 1.0) for one in row)
     if len(numbers) != steps:
         raise PlanError(f"policy.thresholds: must be {steps}, one for each clock of a priority (got {len(numbers)})")
-    if any(b <= a for a, b in zip(numbers, numbers[1:], strict=False)):
+    if any(b <= a for a, b in pairwise(numbers)):
         raise PlanError(f"policy.thresholds: must rise (got {', '.join(f'{one:g}' for one in numbers)})")
     return numbers
 

@@ -35,7 +35,9 @@ def statistics_of_workload(
     server = server_power_of(cluster)
     in_flight = max(workload.arrival_rate_per_s / servers * one.request_latency_s, 1e-9)
     active = 1.0 - math.exp(-in_flight)  # some request is in flight
-    watts = float(accelerator_watts(server.power, active_share=active, memory_share=0.6 * active, compute_share=0.05 * active))
+    watts = float(
+        accelerator_watts(server.power, active_share=active, memory_share=0.6 * active, compute_share=0.05 * active)
+    )
     rest = server.max_w - server.accelerators * float(server.power.limit_w)
     level = servers * (server.accelerators * watts + rest) / provisioned_w
     idle = min(servers * server.idle_w / provisioned_w, 0.9 * level)

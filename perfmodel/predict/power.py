@@ -25,6 +25,7 @@ __all__ = [
     "dynamic_ratio",
     "least_energy_clock",
     "server_power_of",
+    "watts_of_work",
 ]
 
 Number = Any
@@ -61,6 +62,33 @@ def accelerator_watts(
     )
     limit = float(power.limit_w) if cap_w is None else np.minimum(cap_w, float(power.limit_w))
     return np.minimum(watts, limit)
+
+
+def watts_of_work(
+    power: PowerSet,
+    seconds: Number,
+    *,
+    compute_s: Number = 0.0,
+    memory_s: Number = 0.0,
+    link_s: Number = 0.0,
+    busy_s: Number | None = None,
+    clock_ratio: Number = 1.0,
+) -> Number:
+    """Mean draw of one accelerator [W] over `seconds` [s] of a prediction: the hook for training and serving.
+
+    `compute_s`, `memory_s` and `link_s` [s] are how long the work would take each resource at its data-sheet peak (flop
+    over dense peak, bytes over bandwidth); `busy_s` [s] is how long any kernel runs, all the time where it is not given.
+    Energy is this times `seconds`; floats or arrays.
+    """
+    whole = np.maximum(seconds, 1e-300)
+    return accelerator_watts(
+        power,
+        compute_share=np.minimum(compute_s / whole, 1.0),
+        memory_share=np.minimum(memory_s / whole, 1.0),
+        link_share=np.minimum(link_s / whole, 1.0),
+        active_share=1.0 if busy_s is None else np.minimum(busy_s / whole, 1.0),
+        clock_ratio=clock_ratio,
+    )
 
 
 def dynamic_ratio(power: PowerSet, clock_ratio: Number) -> Number:

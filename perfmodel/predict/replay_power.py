@@ -1,7 +1,7 @@
 """A row in time steps, many seeds and many sizes at once: a simulator that only tests and validation call.
 
-The generator's inputs are the published statistics of `LoadStatistics` alone. Caps are ordered on the power that the row
-draws (so with caps in force), hold after their latency, and a brake falls within one step: what the closed form of
+The generator's inputs are the published statistics of `LoadStatistics` alone. Caps are ordered on the power that the
+row draws (so with caps in force), hold after their latency, and a brake falls within one step: what the closed form of
 `row_power` only bounds.
 """
 

@@ -61,10 +61,10 @@ class History:
 class LoadStatistics:
     """A row known by what is published of it: a daily wave, and around it a level that drifts and returns.
 
-    `peak` [1] is the highest level in `days`; `rise` [1] the largest rise within `rise_s`. `memory_s` is how long a burst
-    lasts (210 s: the rates of the Azure conversation trace of 2023 vary by 22 % over 60 s and by 18 % over 300 s);
-    `peak_over_valley` is of the daily load (2.8: the conversation service of DynamoLLM, arXiv:2408.00741); `idle` [1] is
-    the level without load. Raises `PlanError`.
+    `peak` [1] is the highest level in `days`; `rise` [1] the largest rise within `rise_s`. `memory_s` is how long a
+    burst lasts (210 s: the rates of the Azure conversation trace of 2023 vary by 22 % over 60 s and by 18 % over
+    300 s); `peak_over_valley` is of the daily load (2.8: the conversation service of DynamoLLM, arXiv:2408.00741);
+    `idle` [1] is the level without load. Raises `PlanError`.
     """
 
     peak: float
@@ -87,8 +87,8 @@ class LoadStatistics:
                 raise OutOfRangeError(f"load.{name}: must be more than {low:g} and at most {high:g} (got {value:g})")
         if self.peak_mean <= self.idle:
             raise PlanError(
-                f"load: a rise of {self.rise:g} within {self.rise_s:g} s needs swings that leave no room under the peak "
-                f"of {self.peak:g} above idle, {self.idle:.3g}; is this synchronous training? (kind = 'training')"
+                f"load: a rise of {self.rise:g} within {self.rise_s:g} s needs swings that leave no room under "
+                f"the peak of {self.peak:g} above idle, {self.idle:.3g}; synchronous training? (kind = 'training')"
             )
 
     @property
@@ -136,7 +136,7 @@ class LoadStatistics:
 
 
 def _draws(memories: float) -> float:
-    """Independent normal draws with the same maximum as a level that is watched for so many memories (Pickands 1969)."""
+    """Independent normal draws with the same maximum as a level watched for so many memories (Pickands 1969)."""
     apart = max(memories, 2.0)
     return apart * max(1.0, float(expected_maximum_of_normals(apart))) ** 2
 
@@ -148,7 +148,7 @@ def training_history(peak: float, rise: float, period_s: float = 10.0, trough_s:
 
 
 def history_of(series: Any) -> History:
-    """A history from (seconds, fractions) or a list of pairs; raises `PlanError` for empty, unsorted or negative ones."""
+    """A history from (seconds, fractions) or a list of pairs; raises `PlanError` for what is no history."""
     times, levels = _columns(series)
     if times.size == 0:
         raise PlanError("load: is empty; give at least two samples (seconds, fraction of provisioned power)")
@@ -161,7 +161,9 @@ def history_of(series: Any) -> History:
     late = np.flatnonzero(np.diff(times) <= 0)
     if late.size:
         at = int(late[0])
-        raise PlanError(f"load: times must rise (sample {at + 1} is at {times[at + 1]:g} s, the one before at {times[at]:g} s)")
+        raise PlanError(
+            f"load: times must rise (sample {at + 1} is at {times[at + 1]:g} s, the one before at {times[at]:g} s)"
+        )
     worst = float(levels.max()) if levels.max() > 1.5 else float(levels.min())
     if levels.min() < 0 or levels.max() > 1.5:
         raise OutOfRangeError(f"load: fractions of the provisioned power must be from 0 to 1.5 (got {worst:g})")

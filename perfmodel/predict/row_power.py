@@ -94,12 +94,14 @@ def _brake_rate(load: LoadStatistics, scale: float, policy: RowPolicy, kept: Flo
     return float((rate_per_s * weights).sum()) * SECONDS_PER_YEAR
 
 
-def states_of(levels: Floats, scale: float, policy: RowPolicy, kept: Floats) -> Floats:
+def states_of(levels: Floats, scale: float, policy: RowPolicy, kept: Floats) -> NDArray[np.int64]:
     """The state ordered at each sample [0: no cap]: up past a threshold, down when the capped level is below it."""
-    states = np.zeros(levels.shape, dtype=np.int64)
+    states: NDArray[np.int64] = np.zeros(levels.shape, dtype=np.int64)
     for step, threshold in enumerate(policy.thresholds):
         wanted = levels * scale
-        order = np.where(wanted > threshold, 1, np.where(wanted * kept[step + 1] < threshold - policy.hysteresis, 0, -1))
+        order = np.where(
+            wanted > threshold, 1, np.where(wanted * kept[step + 1] < threshold - policy.hysteresis, 0, -1)
+        )
         at = np.maximum.accumulate(np.where(order >= 0, np.arange(order.size), 0))
         states += np.maximum(order[at], 0)
     return states
@@ -124,7 +126,7 @@ def _from_history(load: History, scale: float, policy: RowPolicy, kept: Floats) 
 
 
 def _poisson_interval(events: int, years: float) -> tuple[float, float]:
-    """Rates a year that would give so many events with the interval's level (Garwood): none seen is not none to come."""
+    """Rates a year that would give so many events (Garwood): none seen is not none to come."""
     tail = (1.0 - INTERVAL_LEVEL) / 2
     low: Any = chi2.ppf(tail, 2 * events) / 2 if events else 0.0
     return float(low) / years, float(chi2.ppf(1.0 - tail, 2 * events + 2)) / 2 / years

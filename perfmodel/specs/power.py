@@ -21,10 +21,10 @@ _SCALED = ("static_w", "idle_w", "active_w", "hbm_w", "tensor_w", "link_w")
 class PowerSet(SourcedSpec):
     """Power of one accelerator by activity and clock. Raises `SpecError`.
 
-    `limit_w` [W] is what the device holds by itself; `static_w` [W] remains at no clock and `idle_w` [W] at full clocks,
-    both with a process on the device. `active_w`, `hbm_w`, `tensor_w`, `link_w` [W] come on top while a kernel runs, at
-    the full memory bandwidth, at the dense peak and at the full link bandwidth. Dynamic power follows clock times
-    voltage squared: `voltage_slope` [1] is relative voltage per relative clock, `voltage_floor` [1] where it ends.
+    `limit_w` [W] is what the device holds by itself; `static_w` [W] remains at no clock and `idle_w` [W] at full
+    clocks, both with a process on the device. `active_w`, `hbm_w`, `tensor_w`, `link_w` [W] come on top while a kernel
+    runs, at the full memory bandwidth, at the dense peak and at the full link bandwidth. Dynamic power follows clock
+    times voltage squared: `voltage_slope` [1] is relative voltage per relative clock, down to `voltage_floor` [1].
     `clock_hz`, `min_clock_hz` [Hz] bound what can be set.
     """
 

@@ -29,7 +29,13 @@ KIND_FOLDERS = {
     "software": ("hardware_specs", "software"),
     "models": ("models_zoo",),
 }
-_SINGULAR = {"accelerators": "accelerator", "clusters": "cluster", "hosts": "host", "models": "model", "power": "power set"}
+_SINGULAR = {
+    "accelerators": "accelerator",
+    "clusters": "cluster",
+    "hosts": "host",
+    "models": "model",
+    "power": "power set",
+}
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 

@@ -1,4 +1,4 @@
-"""How the tables of `published/power` were made from the published files: `python -m perfmodel.validation.convert_power DIR`.
+"""How the tables of `published/power` were made: `python -m perfmodel.validation.convert_power DIR`.
 
 Zeus: mean over repeated runs of a job at a limit; the four GPUs in one table. ML.ENERGY: the chat task alone, and of it
 only the columns that a check uses. Splitwise: its cells as they are, without those derived from others (H100 capped).
@@ -18,7 +18,7 @@ __all__ = ["convert"]
 FOLDER = Path(__file__).parent / "published" / "power"
 _ZEUS = "# Zeus, trace summaries of training jobs under power limits, https://github.com/ml-energy/zeus (Apache-2.0)"
 _ML_ENERGY = "# ML.ENERGY leaderboard v3, chat task, H100; 177 measured rows, taken as facts that a check uses"
-_SPLITWISE = "# splitwise-sim at 8f99e7d, data/perf_model.csv, medians of repeats, https://github.com/Mutinifni/splitwise-sim (MIT)"
+_SPLITWISE = "# splitwise-sim at 8f99e7d, perf_model.csv, medians, https://github.com/Mutinifni/splitwise-sim (MIT)"
 _JOB = ("dataset", "network", "batch_size", "optimizer")
 
 

@@ -23,8 +23,19 @@ from perfmodel.specs.registry import data_version
 from perfmodel.validation.power_scores import PowerScore, median_curve, power_scores
 from perfmodel.validation.power_tables import power_figures, power_table
 
-__all__ = ["ADDED", "POLCA_LOAD", "POLCA_POLICY", "POLCA_ROW", "SEEDS", "PowerFigure", "PowerReport", "PolcaSeeds",
-           "phase_pool_ratios", "polca_seeds", "run_power"]  # fmt: skip
+__all__ = [
+    "ADDED",
+    "POLCA_LOAD",
+    "POLCA_POLICY",
+    "POLCA_ROW",
+    "SEEDS",
+    "PolcaSeeds",
+    "PowerFigure",
+    "PowerReport",
+    "phase_pool_ratios",
+    "polca_seeds",
+    "run_power",
+]  # fmt: skip
 
 POLCA_ROW = {"servers": 40, "server": "dgx-a100-80gb", "provisioned_w": 40 * 6500.0}
 POLCA_POLICY = {

@@ -122,7 +122,13 @@ def _splitwise_scores() -> Iterable[PowerScore]:
 
 
 def _score(
-    source: str, predicted: Any, measured: Any, trivial: Any, trivial_is: str, calibrating: int, limit: float | None = None
+    source: str,
+    predicted: Any,
+    measured: Any,
+    trivial: Any,
+    trivial_is: str,
+    calibrating: int,
+    limit: float | None = None,
 ) -> PowerScore:
     p, m, t = (list(map(float, x)) for x in (predicted, measured, trivial))
     return PowerScore(
