@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,7 @@ def test_looser_limits_and_more_choices_never_lose_servers() -> None:
     assert free.alternatives
 
 
-def test_bisection_finds_what_trying_every_number_finds() -> None:
+def test_the_search_finds_what_trying_every_number_finds() -> None:
     load = (TIMES, WAVE)
     limits = {"brakes_per_year": 0, "high": {"p99": 0.0}}
     plan = planned(load, limits)
@@ -141,6 +142,25 @@ def test_one_servers_watts_are_read_as_such() -> None:
     plan = planned(provisioned_w=6500)
     assert plan.request["row"]["provisioned_w"] == 260e3
     assert "one server's" in plan.notes[0]
+
+
+def test_a_workload_is_a_load() -> None:
+    """More requests draw more; a workload without a model is refused."""
+    size = {"prompt_tokens": 512, "output_tokens": {"mean": 128}}
+    served = [SimpleNamespace(**size, arrival_rate_per_s=rate) for rate in (40.0, 120.0)]
+    calm, busy = (planned(load, model="llama-2-70b").request["load"]["peak"] for load in served)
+    assert 0.3 < calm < busy < 1.1
+    with pytest.raises(PlanError, match=r"row\.model: missing"):
+        planned(served[0])
+
+
+def test_the_work_limit_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("perfmodel.plan.power._WORK_LIMIT", 100_000)
+    policy = {"priorities": POLCA_POLICY["priorities"]}
+    proof = pm.plan_power(POLCA_ROW, policy, POLCA_LOAD).certificate
+    assert proof.stopped_by == "work_limit"
+    assert not proof.optimal
+    assert proof.gap > 0
 
 
 def test_carbon_follows_the_intensity() -> None:

@@ -32,6 +32,7 @@ from perfmodel.specs.registry import data_version
 __all__ = ["plan_power"]
 
 _SLACK = 1e-9
+_WORK_LIMIT, _CLOSED_FORM_COST = 400_000_000, 10_000
 _TOP = 5
 
 
@@ -107,13 +108,26 @@ class _Candidate:
 
 
 class _Search:
-    """For each policy the largest number of servers by bisection (more servers never brake or slow less)."""
+    """For each policy the number of servers up to which every number holds.
 
-    def __init__(self, task: PowerTask) -> None:
+    More servers can reach a threshold earlier and so avoid a brake, so numbers are tried one by one (`exact`); the work
+    limit counts samples of a history, or ten thousand for one evaluation of the closed form.
+    """
+
+    def __init__(self, task: PowerTask, exact: bool = True) -> None:
         self.task = task
         self.priced = 0
+        self.stopped_by: str | None = None
         self.most, self.ceiling = _ceiling(task)
-        self.found = [one for one in (self._largest(policy) for policy in task.policies) if one is not None]
+        self.cost = _CLOSED_FORM_COST if isinstance(task.load, LoadStatistics) else len(task.load.levels)
+        self.found: list[_Candidate] = []
+        for tried, policy in enumerate(task.policies):
+            if tried and self.priced * self.cost > _WORK_LIMIT:
+                self.stopped_by = "work_limit"
+                break
+            one = self._up_to(policy) if exact else self._bisected(policy)
+            if one is not None:
+                self.found.append(one)
 
     @property
     def best(self) -> _Candidate | None:
@@ -122,16 +136,20 @@ class _Search:
 
     def certificate(self) -> Certificate:
         best = self.best
+        whole = self.stopped_by is None
         value = None if best is None else best.added / self.task.servers
+        bound = value if whole else self.most / self.task.servers
         candidates = len(self.task.policies) * (self.most + 1)
+        rule = "beyond the first number that breaks a limit" if whole else "not reached"
         return Certificate(
-            method="every given policy; servers by bisection on the monotone number of added servers",
-            optimal=True,
-            bound=value,
-            gap=None if best is None else 0.0,
+            method=f"every policy, each number of servers until one breaks a limit; at most {self.most} ({self.ceiling})",
+            optimal=whole and best is not None,
+            bound=bound,
+            gap=None if value is None or bound is None else bound - value,
             candidates=candidates,
             priced=self.priced,
-            pruned={"bisection": candidates - self.priced, self.ceiling: 0} if self.ceiling else {},
+            pruned={rule: max(0, candidates - self.priced)},
+            stopped_by=self.stopped_by,
         )
 
     def price(self, added: int, policy: RowPolicy) -> _Candidate:
@@ -139,7 +157,16 @@ class _Search:
         scale = (self.task.servers + added) / self.task.servers
         return _Candidate(added, policy, row_outcome(self.task.load, scale, policy, self.task.server))
 
-    def _largest(self, policy: RowPolicy) -> _Candidate | None:
+    def _up_to(self, policy: RowPolicy) -> _Candidate | None:
+        held = None
+        for added in range(self.most + 1):
+            one = self.price(added, policy)
+            if one.broken(self.task):
+                break
+            held = one
+        return held
+
+    def _bisected(self, policy: RowPolicy) -> _Candidate | None:
         held = self.price(0, policy)
         if held.broken(self.task):
             return None
@@ -261,7 +288,7 @@ def _alternatives(task: PowerTask, search: _Search) -> Iterable[PowerAlternative
 
 def _sensitivities(task: PowerTask, best: _Candidate) -> Iterable[PowerSensitivity]:
     def added(changed: PowerTask) -> float:
-        found = _Search(changed).best
+        found = _Search(changed, exact=False).best
         return 0.0 if found is None else found.added / task.servers
 
     faster = replace(best.policy, frequency_s=best.policy.frequency_s / 4)

@@ -9,9 +9,14 @@ from perfmodel.errors import PlanError
 from perfmodel.formulas.power_rows import drift_sd
 from perfmodel.predict.power import accelerator_watts, server_power_of
 from perfmodel.predict.row_load import LoadStatistics
+from perfmodel.predict.serving.estimate import estimate_serving
 from perfmodel.specs.cluster import Cluster
+from perfmodel.specs.huggingface import load_model
 
 __all__ = ["statistics_of_workload"]
+
+_PEAK_SIGMAS = 4.0
+"""How far above its mean a row of requests gets in weeks: the highest of some ten thousand independent levels."""
 
 
 def statistics_of_workload(
@@ -24,8 +29,6 @@ def statistics_of_workload(
     """
     if model is None:
         raise PlanError("row.model: missing; a workload needs the model that the row serves")
-    from perfmodel.predict.serving.estimate import estimate_serving
-
     node = cluster.accelerators_per_node
     one = estimate_serving(
         model, cluster.model_copy(update={"accelerators": node}), layout={"tp": node},
@@ -35,16 +38,27 @@ def statistics_of_workload(
     server = server_power_of(cluster)
     in_flight = max(workload.arrival_rate_per_s / servers * one.request_latency_s, 1e-9)
     active = 1.0 - math.exp(-in_flight)  # some request is in flight
-    watts = float(
-        accelerator_watts(server.power, active_share=active, memory_share=0.6 * active, compute_share=0.05 * active)
+    part, answers = cluster.accelerator, load_model(model)
+    tokens_per_s = (
+        workload.arrival_rate_per_s / servers * (_mean(workload.prompt_tokens) + _mean(workload.output_tokens))
     )
+    compute = answers.forward_flops(1, 1) * tokens_per_s / node / float(part.peak("bf16"))
+    # Every iteration reads the weights, of which each accelerator holds its share.
+    memory = active * one.memory_bytes.weights / one.tpot_s / float(part.hbm_byte_per_s)
+    shares = {"memory_share": min(1.0, memory), "compute_share": min(1.0, compute)}
+    watts = float(accelerator_watts(server.power, active_share=active, **shares))
     rest = server.max_w - server.accelerators * float(server.power.limit_w)
     level = servers * (server.accelerators * watts + rest) / provisioned_w
     idle = min(servers * server.idle_w / provisioned_w, 0.9 * level)
     spread = (level - idle) / math.sqrt(in_flight * servers)
     memory = max(one.request_latency_s, 1.0)
-    rise = max(4.0 * spread * float(drift_sd(1.0, 40.0, memory)), 1e-4)
-    return LoadStatistics(peak=min(1.5, level + 4.0 * spread), rise=min(rise, 1.0), memory_s=memory, idle=idle)
+    rise = max(_PEAK_SIGMAS * spread * float(drift_sd(1.0, 40.0, memory)), 1e-4)
+    return LoadStatistics(
+        peak=min(level + _PEAK_SIGMAS * spread, servers * server.max_w / provisioned_w),
+        rise=min(rise, 1.0),
+        memory_s=memory,
+        idle=idle,
+    )
 
 
 def _mean(tokens: Any) -> int:

@@ -77,7 +77,7 @@ def watts_of_work(
     """Mean draw of one accelerator [W] over `seconds` [s] of a prediction: the hook for training and serving.
 
     `compute_s`, `memory_s` and `link_s` [s] are how long the work would take each resource at its data-sheet peak (flop
-    over dense peak, bytes over bandwidth); `busy_s` [s] is how long any kernel runs, all the time where it is not given.
+    over dense peak, bytes over bandwidth); `busy_s` [s] is how long any kernel runs, all the time without it.
     Energy is this times `seconds`; floats or arrays.
     """
     whole = np.maximum(seconds, 1e-300)

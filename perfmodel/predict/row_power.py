@@ -23,7 +23,9 @@ from perfmodel.predict.row_policy import RowPolicy
 __all__ = ["INTERVAL_LEVEL", "RowOutcome", "brakes_interval", "row_outcome", "states_of"]
 
 INTERVAL_LEVEL = 0.8
-_PHASES, _LEVELS = 48, 161
+_PHASES, _LEVELS = 32, 121
+_DAY = ((np.arange(_PHASES) + 0.5) / _PHASES / 2)[:, None]
+"""Half a day, which the other half mirrors."""
 Floats = NDArray[np.float64]
 
 
@@ -76,14 +78,14 @@ def _grid(load: LoadStatistics) -> tuple[Floats, Floats]:
     """Levels by time of day and drift, and their weights."""
     z = np.linspace(-5.0, 5.0, _LEVELS)
     weights = norm.pdf(z) / norm.pdf(z).sum()
-    levels = load.wave((np.arange(_PHASES) + 0.5) / _PHASES)[:, None] + load.level_sd * z
+    levels = load.wave(_DAY) + load.level_sd * z
     return levels, np.broadcast_to(weights / _PHASES, levels.shape)
 
 
 def _brake_rate(load: LoadStatistics, scale: float, policy: RowPolicy, kept: Floats, shift: float) -> float:
     """Brakes a year: excursions past the limit that holds in the state which was ordered a latency ago."""
     before, weights = _grid(load)
-    mean = load.wave((np.arange(_PHASES) + 0.5) / _PHASES)[:, None] + shift
+    mean = load.wave(_DAY) + shift
     memory = math.exp(-policy.frequency_s / load.memory_s)
     states = np.searchsorted(policy.thresholds, (before + shift) * scale, side="left")
     limit = policy.brake_at / (kept[states] * scale)
