@@ -147,7 +147,7 @@ def test_one_servers_watts_are_read_as_such() -> None:
 def test_a_workload_is_a_load() -> None:
     """More requests draw more; a workload without a model is refused."""
     size = {"prompt_tokens": 512, "output_tokens": {"mean": 128}}
-    served = [SimpleNamespace(**size, arrival_rate_per_s=rate) for rate in (40.0, 120.0)]
+    served = [SimpleNamespace(**size, arrival_rate_per_s=rate) for rate in (4.0, 12.0)]
     calm, busy = (planned(load, model="llama-2-70b").request["load"]["peak"] for load in served)
     assert 0.3 < calm < busy < 1.1
     with pytest.raises(PlanError, match=r"row\.model: missing"):

@@ -142,7 +142,7 @@ class _Search:
         candidates = len(self.task.policies) * (self.most + 1)
         rule = "beyond the first number that breaks a limit" if whole else "not reached"
         return Certificate(
-            method=f"every policy, each number of servers until one breaks a limit; at most {self.most} ({self.ceiling})",
+            method=f"every policy, each number of servers until a limit breaks; at most {self.most} ({self.ceiling})",
             optimal=whole and best is not None,
             bound=bound,
             gap=None if value is None or bound is None else bound - value,

@@ -49,14 +49,14 @@ def statistics_of_workload(
     watts = float(accelerator_watts(server.power, active_share=active, **shares))
     rest = server.max_w - server.accelerators * float(server.power.limit_w)
     level = servers * (server.accelerators * watts + rest) / provisioned_w
-    idle = min(servers * server.idle_w / provisioned_w, 0.9 * level)
+    idle = servers * (server.idle_w + rest) / provisioned_w
     spread = (level - idle) / math.sqrt(in_flight * servers)
-    memory = max(one.request_latency_s, 1.0)
-    rise = max(_PEAK_SIGMAS * spread * float(drift_sd(1.0, 40.0, memory)), 1e-4)
+    burst_s = max(one.request_latency_s, 1.0)
+    rise = max(_PEAK_SIGMAS * spread * float(drift_sd(1.0, 40.0, burst_s)), 1e-4)
     return LoadStatistics(
         peak=min(level + _PEAK_SIGMAS * spread, servers * server.max_w / provisioned_w),
         rise=min(rise, 1.0),
-        memory_s=memory,
+        memory_s=burst_s,
         idle=idle,
     )
 

@@ -182,7 +182,7 @@ class ServerPower:
 def server_power_of(cluster: Cluster) -> ServerPower:
     """A node of the cluster: its accelerators at their limit and at idle, and the rest of the server.
 
-    `server_overhead_w` is known at full load; at idle the rest draws the same, which is on the safe side.
+    `server_overhead_w` is known at full load alone, so `idle_w` is that of the accelerators: the least it can be.
     """
     part, n = cluster.accelerator, cluster.accelerators_per_node
     rest = n * float(cluster.server_overhead_w)
