@@ -56,7 +56,9 @@ def brakes_interval(
         years = float(load.weights_s.sum()) / SECONDS_PER_YEAR
         return _poisson_interval(round(_from_history(load, scale, policy, kept).brakes_per_year * years), years)
     margin = float(norm.ppf(0.5 + INTERVAL_LEVEL / 2)) * load.peak_sd
-    return tuple(_brake_rate(load, scale, policy, kept, shift) for shift in (-margin, margin))  # type: ignore[return-value]
+    # A higher level reaches a threshold earlier, so the rate need not rise with it.
+    rates = [_brake_rate(load, scale, policy, kept, shift) for shift in (-margin, 0.0, margin)]
+    return min(rates), max(rates)
 
 
 def _from_statistics(load: LoadStatistics, scale: float, policy: RowPolicy, kept: Floats) -> RowOutcome:
