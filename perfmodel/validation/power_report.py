@@ -13,10 +13,11 @@ from perfmodel.formulas.power import time_at_clock
 from perfmodel.plan.power import plan_power
 from perfmodel.plan.power_pools import PoolMachine, mixed_rate, plan_phase_pools
 from perfmodel.plan.power_task import DEFAULT_CLOCK_BOUND_SHARE, power_task
-from perfmodel.predict.power import accelerator_watts, clock_under_cap, server_power_of
+from perfmodel.predict.power import accelerator_watts, clock_under_cap, dynamic_ratio, server_power_of
 from perfmodel.predict.records import Record
 from perfmodel.predict.replay_power import replay_row
 from perfmodel.predict.row_power import row_outcome
+from perfmodel.specs.accelerator import load_accelerator
 from perfmodel.specs.cluster import load_cluster
 from perfmodel.specs.power import load_power_set
 from perfmodel.specs.registry import data_version
@@ -142,14 +143,23 @@ def _figures(polca: PolcaSeeds) -> Iterable[PowerFigure]:
     yield _own("polca: servers added with own thresholds and clocks", beyond, None)
     server = server_power_of(load_cluster("dgx-a100-80gb"))
     power = server.power
-    saved = 1.0 - float(accelerator_watts(power, compute_share=0.13, clock_ratio=1110 / 1410)) / float(power.limit_w)
+    # At its limit, as a prompt draws; what does not follow the clock stays.
+    dynamic = 1.0 - float(power.static_w) / float(power.limit_w)
+    saved = dynamic * (1.0 - float(dynamic_ratio(power, 1110 / 1410)))
     yield _figure("polca-peak-power-at-lower-clock", saved, None)
     yield _figure("polca-accelerator-share", server.accelerator_share, None)
     yield from _cap_figures()
     yield from _splitwise_figures()
-    h100 = load_power_set("h100-sxm")
-    yield _figure("splitwise-token-phase-h100", float(accelerator_watts(h100, memory_share=0.3)), None)
-    yield _figure("hpl-h100-peak", float(accelerator_watts(h100, compute_share=0.7, memory_share=0.3)), None)
+    yield _figure("splitwise-token-phase-h100", _token_phase_w(), None)
+
+
+def _token_phase_w(model_params: float = 69e9) -> float:
+    """An H100 that answers one request of Llama 2 70B over eight, at the measured seconds a token."""
+    table = power_table("splitwise")
+    rows = table[(table["model"] == "llama2-70b") & (table["hardware"] == "h100-80gb") & (table["tp"] == 8)]
+    token_s = float(rows[(rows["batch"] == 1) & (rows["prompt_tokens"] == 512)]["token_s"][0])
+    read = 2.0 * model_params / 8 / token_s / float(load_accelerator("h100-sxm").hbm_byte_per_s)
+    return float(accelerator_watts(load_power_set("h100-sxm"), memory_share=read))
 
 
 def _cap_figures() -> Iterable[PowerFigure]:
