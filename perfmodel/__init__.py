@@ -38,6 +38,7 @@ _HOMES = {
     "load_software": "perfmodel.specs.software",
     "load_trace": "perfmodel.specs.trace",
     "plan_test_time": "perfmodel.plan.test_time",
+    "plan_power": "perfmodel.plan.power",
     "plan_training": "perfmodel.plan.training",
     "plan_training_budget": "perfmodel.plan.training_budget",
 }

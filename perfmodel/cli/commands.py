@@ -24,6 +24,7 @@ DONE, NOT_FEASIBLE = 0, 1
 _SCHEMAS = {
     "training-estimate": ("perfmodel.predict.records", "TrainingEstimate", "serialization"),
     "training-plan": ("perfmodel.plan.records", "TrainingPlan", "serialization"),
+    "power-plan": ("perfmodel.plan.power_records", "PowerPlan", "serialization"),
     "serving-estimate": ("perfmodel.predict.serving.records", "ServingEstimate", "serialization"),
     "test-time-plan": ("perfmodel.plan.test_time_records", "TestTimePlan", "serialization"),
     "training-budget-plan": ("perfmodel.plan.training_budget", "TrainingBudgetPlan", "serialization"),
@@ -97,13 +98,17 @@ def validate(args: Namespace) -> int:
     """`perfmodel validate`: 1 where a source is over its tolerance."""
     from perfmodel import validation
 
-    asked = [name for name in ("kernels", "serving", "traffic") if getattr(args, name)]
+    asked = [name for name in ("kernels", "serving", "traffic", "power") if getattr(args, name)]
     if len(asked) > 1:
         raise PlanError(f"{', '.join('--' + name for name in asked)}: give one of them")
     if args.traffic:
         from perfmodel.cli.traffic import validate_traffic
 
         return validate_traffic(args)
+    if args.power:
+        from perfmodel.cli.power import validate_power
+
+        return validate_power(args)
     if args.serving:
         from perfmodel.cli.serving import validate_serving
 

@@ -21,6 +21,7 @@ from perfmodel.cli.options import (
     ESTIMATE_SERVING,
     ESTIMATE_TRAINING,
     LAYOUT,
+    PLAN_POWER,
     PLAN_TEST_TIME,
     PLAN_TRAINING,
     PLAN_TRAINING_BUDGET,
@@ -34,6 +35,7 @@ LISTS = ("models", "hardware", "software", "formulas", "published", "systems")
 SCHEMAS = (
     "training-estimate",
     "training-plan",
+    "power-plan",
     "serving-estimate",
     "test-time-plan",
     "training-budget-plan",
@@ -249,6 +251,10 @@ def _plan(parser: argparse.ArgumentParser) -> None:
     training = _command(what, parser, "training", "the best parallel layout of a training run")
     training.set_defaults(run=f"{_COMMANDS}:plan_training")
     _scenario(training, PLAN_TRAINING)
+    power = _command(what, parser, "power", "how many servers a row can hold when clocks give way in time")
+    power.set_defaults(run="perfmodel.cli.power:plan_power")
+    _scenario(power, PLAN_POWER)
+    power.add_argument("--plot", metavar="FILE", help="draw the load duration curve with the thresholds there")
     _plan_test_time(_command(what, parser, "test-time", "how many samples of which method each task gets"))
     lifetime = _command(what, parser, "training-budget", "parameters, tokens and bits of a model for its whole life")
     lifetime.set_defaults(run="perfmodel.cli.test_time:plan_training_budget")
@@ -354,6 +360,7 @@ def _validate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kernels", action="store_true", help="kernels and messages instead of whole steps")
     parser.add_argument("--serving", action="store_true", help="serving instead of training")
     parser.add_argument("--traffic", action="store_true", help="queueing against a replay of real traces")
+    parser.add_argument("--power", action="store_true", help="watts, caps and rows instead of times")
     parser.add_argument("--record", action="store_true", help="write the residuals and tolerances that this run gives")
     parser.add_argument("--because", metavar="TEXT", help="with --record: the physics why a tolerance rises")
     _output(parser)

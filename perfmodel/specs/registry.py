@@ -25,10 +25,17 @@ KIND_FOLDERS = {
     "clusters": ("hardware_specs", "clusters"),
     "hosts": ("hardware_specs", "hosts"),
     "efficiency": ("hardware_specs", "efficiency"),
+    "power": ("hardware_specs", "power"),
     "software": ("hardware_specs", "software"),
     "models": ("models_zoo",),
 }
-_SINGULAR = {"accelerators": "accelerator", "clusters": "cluster", "hosts": "host", "models": "model"}
+_SINGULAR = {
+    "accelerators": "accelerator",
+    "clusters": "cluster",
+    "hosts": "host",
+    "models": "model",
+    "power": "power set",
+}
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 

@@ -1,0 +1,97 @@
+r"""Joules per token, carbon, amortised capital, and the physical floor of computing."""
+
+from perfmodel.formulas._registry import formula
+from perfmodel.formulas.cost import energy_kwh
+from perfmodel.ops import log
+
+__all__ = [
+    "carbon_kg",
+    "carbon_kg_per_mtok",
+    "energy_per_token",
+    "landauer_energy",
+    "owned_usd_per_hour",
+]
+
+
+@formula
+def energy_per_token(power_w, tokens_per_s):
+    r"""Energy of one token at a steady power and rate.
+
+    .. math:: e = P / r
+
+    Symbols      P  power_w [W] of all that serves or trains;  r  tokens_per_s [1/s] of all of it;  returns [J]
+    Valid for    power_w >= 0; tokens_per_s >= 1e-9
+    Monotone     power_w +; tokens_per_s -
+    Source       definition; holds in every row of the ML.ENERGY leaderboard, <https://ml.energy/leaderboard>
+    """
+    return power_w / tokens_per_s
+
+
+@formula
+def carbon_kg(energy_j, kg_per_kwh, pue=1, joules_per_kwh=3.6e6):
+    r"""Operational emissions of an energy, CO2 equivalents.
+
+    .. math:: m = i E \cdot PUE / 3.6 \cdot 10^6
+
+    Symbols      E  energy_j [J] energy of the servers;  i  kg_per_kwh [kg] carbon intensity of one kilowatt-hour;
+                 PUE  pue [1] facility energy over server energy;
+                 k  joules_per_kwh [J] joules in a kilowatt-hour;  returns [kg]
+    Assumptions  one intensity over the whole time; embodied emissions apart
+    Valid for    energy_j >= 0; kg_per_kwh >= 0; pue >= 1
+    Monotone     energy_j +; kg_per_kwh +; pue +
+    Source       GHG Protocol, Scope 2 Guidance: activity data times emission factor
+    """
+    return kg_per_kwh * energy_kwh(energy_j, pue, joules_per_kwh)
+
+
+@formula
+def carbon_kg_per_mtok(power_w, tokens_per_s, kg_per_kwh, pue=1, tokens_per_mtok=1e6, joules_per_kwh=3.6e6):
+    r"""Operational emissions of a million tokens.
+
+    .. math:: m = \frac{i\,PUE}{3.6 \cdot 10^6} \frac{P}{r} 10^6
+
+    Symbols      P  power_w [W] of the servers;  r  tokens_per_s [1/s] of all of them;
+                 i  kg_per_kwh [kg] carbon intensity of one kilowatt-hour;
+                 PUE  pue [1] facility energy over server energy;  m  tokens_per_mtok [1] tokens in a million;
+                 k  joules_per_kwh [J] joules in a kilowatt-hour;  returns [kg]
+    Valid for    power_w >= 0; tokens_per_s >= 1e-9; kg_per_kwh >= 0; pue >= 1
+    Monotone     power_w +; tokens_per_s -; kg_per_kwh +; pue +
+    Source       carbon_kg of energy_per_token
+    """
+    return carbon_kg(energy_per_token(power_w, tokens_per_s) * tokens_per_mtok, kg_per_kwh, pue, joules_per_kwh)
+
+
+@formula
+def owned_usd_per_hour(capital_usd, life_years, power_w, usd_per_kwh, pue=1, hours_per_year=8766, watts_per_kw=1000):
+    r"""Price of an hour of what is owned: capital written off evenly, and energy.
+
+    .. math:: c = \frac{C}{8766\,y} + \frac{P\,PUE}{1000} c_e
+
+    Symbols      C  capital_usd [USD] purchase;  y  life_years [1] until it is written off;
+                 P  power_w [W] mean power;  c_e  usd_per_kwh [USD] price of one kilowatt-hour;
+                 PUE  pue [1] facility energy over server energy;  h  hours_per_year [1] hours in a year;
+                 k  watts_per_kw [W] watts in a kilowatt;  returns [USD] for one hour
+    Assumptions  no interest, nothing left at the end, always on
+    Valid for    capital_usd >= 0; life_years >= 1e-3; power_w >= 0; usd_per_kwh >= 0; pue >= 1
+    Monotone     capital_usd +; life_years -; power_w +; usd_per_kwh +; pue +
+    Source       straight-line depreciation; Barroso, Clidaras and Hoelzle, "The Datacenter as a Computer", chapter 6
+    """
+    return capital_usd / (life_years * hours_per_year) + power_w * pue / watts_per_kw * usd_per_kwh
+
+
+@formula
+def landauer_energy(bits, temperature_k=300, boltzmann_j=1.380649e-23):
+    r"""Least energy that erasing bits turns into heat.
+
+    .. math:: E = n k_B T \ln 2
+
+    Symbols      n  bits [1] erased;  T  temperature_k [1] kelvins of the surroundings;
+                 k_B  boltzmann_j [J] Boltzmann constant, of one kelvin;  returns [J]
+    Assumptions  irreversible logic, slow enough
+    Valid for    bits >= 0; temperature_k >= 1e-3
+    Monotone     bits +; temperature_k +
+    Limits       bits = 0 -> 0
+    Source       Landauer 1961, "Irreversibility and heat generation in the computing process", doi:10.1147/rd.53.0183
+    """
+    two = 2.0
+    return bits * boltzmann_j * temperature_k * log(two)

@@ -1,0 +1,195 @@
+"""Watts of accelerators and servers from what they do, at any clock and under any cap.
+
+Any prediction that knows how busy compute, memory and links are gets its watts from `accelerator_watts`; every function
+takes floats or float64 arrays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from perfmodel.errors import OutOfRangeError, PlanError
+from perfmodel.formulas.power import accelerator_power, clock_dynamic_ratio, idle_gap_time_at_clock
+from perfmodel.specs.cluster import Cluster
+from perfmodel.specs.power import PowerSet, power_set_of
+
+__all__ = [
+    "CappedJob",
+    "ServerPower",
+    "accelerator_watts",
+    "capped_job",
+    "clock_under_cap",
+    "dynamic_ratio",
+    "least_energy_clock",
+    "server_power_of",
+    "watts_of_work",
+]
+
+Number = Any
+_LOWEST_CLOCK, _HALVINGS = 0.05, 50
+
+
+def accelerator_watts(
+    power: PowerSet,
+    *,
+    compute_share: Number = 0.0,
+    memory_share: Number = 0.0,
+    link_share: Number = 0.0,
+    active_share: Number = 1.0,
+    clock_ratio: Number = 1.0,
+    cap_w: Number | None = None,
+) -> Number:
+    """Draw of one accelerator [W], held at its limit or at `cap_w` if that is less.
+
+    Shares [1] are of the dense peak, the memory bandwidth and the link bandwidth, as means over the time asked about;
+    `active_share` is the part of that time in which any kernel runs.
+    """
+    watts = accelerator_power(
+        static_w=float(power.static_w),
+        idle_w=float(power.idle_w),
+        active_w=float(power.active_w),
+        hbm_w=float(power.hbm_w),
+        tensor_w=float(power.tensor_w),
+        link_w=float(power.link_w),
+        active_share=active_share,
+        memory_share=memory_share,
+        compute_share=compute_share,
+        link_share=link_share,
+        dynamic_ratio=dynamic_ratio(power, clock_ratio),
+    )
+    limit = float(power.limit_w) if cap_w is None else np.minimum(cap_w, float(power.limit_w))
+    return np.minimum(watts, limit)
+
+
+def watts_of_work(
+    power: PowerSet,
+    seconds: Number,
+    *,
+    compute_s: Number = 0.0,
+    memory_s: Number = 0.0,
+    link_s: Number = 0.0,
+    busy_s: Number | None = None,
+    clock_ratio: Number = 1.0,
+) -> Number:
+    """Mean draw of one accelerator [W] over `seconds` [s] of a prediction: the hook for training and serving.
+
+    `compute_s`, `memory_s` and `link_s` [s] are how long the work would take each resource at its data-sheet peak (flop
+    over dense peak, bytes over bandwidth); `busy_s` [s] is how long any kernel runs, all the time without it.
+    Energy is this times `seconds`; floats or arrays.
+    """
+    whole = np.maximum(seconds, 1e-300)
+    return accelerator_watts(
+        power,
+        compute_share=np.minimum(compute_s / whole, 1.0),
+        memory_share=np.minimum(memory_s / whole, 1.0),
+        link_share=np.minimum(link_s / whole, 1.0),
+        active_share=1.0 if busy_s is None else np.minimum(busy_s / whole, 1.0),
+        clock_ratio=clock_ratio,
+    )
+
+
+def dynamic_ratio(power: PowerSet, clock_ratio: Number) -> Number:
+    """Dynamic power at a clock over that at full clock [1]."""
+    return clock_dynamic_ratio(clock_ratio, float(power.voltage_slope), float(power.voltage_floor))
+
+
+def clock_under_cap(power: PowerSet, cap_w: Number, busy_w: Number | None = None) -> Number:
+    """Clock over full clock [1] at which work that draws `busy_w` at full clock draws `cap_w`; at least 0.05.
+
+    The law of dynamic power is a cubic with a knee, so its inverse is found by bisection to 2^-50.
+    """
+    static = float(power.static_w)
+    full = np.maximum(power.busy_w if busy_w is None else busy_w, static + 1e-9)
+    wanted = np.clip((np.asarray(cap_w, dtype=float) - static) / (full - static), 0.0, 1.0)
+    low, high = np.full(wanted.shape, _LOWEST_CLOCK), np.ones(wanted.shape)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        below = dynamic_ratio(power, middle) < wanted
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    return np.where(wanted >= 1.0, 1.0, high)
+
+
+@dataclass(frozen=True)
+class CappedJob:
+    """A job under a cap beside itself without: time and energy ratios [1], clock ratio [1], mean draw [W]."""
+
+    time_ratio: Number
+    energy_ratio: Number
+    clock_ratio: Number
+    mean_w: Number
+
+
+def capped_job(power: PowerSet, mean_w: Number, cap_w: Number) -> CappedJob:
+    """A job that draws `mean_w` without a cap, under `cap_w`: it works at `busy_w` or waits at `idle_w`.
+
+    How much of its time follows the clock is read from its mean draw alone, so nothing is fitted to a job.
+    """
+    busy = np.maximum(power.busy_w, mean_w)
+    low = np.minimum(float(power.idle_w), mean_w)
+    busy_s = np.clip((mean_w - low) / np.maximum(busy - low, 1e-9), 0.0, 1.0)
+    clock = clock_under_cap(power, cap_w, busy)
+    seconds = idle_gap_time_at_clock(busy_s, 1.0 - busy_s, clock)
+    joules = (1.0 - busy_s) * low + busy_s / clock * np.minimum(busy, cap_w)
+    return CappedJob(seconds, joules / mean_w, clock, joules / seconds)
+
+
+def least_energy_clock(power: PowerSet, clock_bound_share: float, dynamic_w: float, steps: int = 1000) -> float:
+    """Clock ratio [1] of least energy for work whose `dynamic_w` [W] follows the clock."""
+    from perfmodel.formulas.power import energy_at_clock
+
+    clocks = np.linspace(_LOWEST_CLOCK, 1.0, steps)
+    slope, floor = float(power.voltage_slope), float(power.voltage_floor)
+    joules = energy_at_clock(1.0, float(power.static_w), dynamic_w, clock_bound_share, clocks, slope, floor)
+    return float(clocks[int(np.argmin(joules))])
+
+
+@dataclass(frozen=True)
+class ServerPower:
+    """One server: its accelerators' set, how many, most and idle power at the inlet [W], and their clocks [Hz]."""
+
+    id: str
+    power: PowerSet
+    accelerators: int
+    max_w: float
+    idle_w: float
+
+    @property
+    def accelerator_share(self) -> float:
+        """Share of the server's full power that its accelerators draw [1]."""
+        return self.accelerators * float(self.power.limit_w) / self.max_w
+
+    def kept_share(self, clock_ratio: Number) -> Number:
+        """Power at a clock over power at full clock [1], when the accelerators are busy; the rest draws as before."""
+        power = self.power
+        dynamic = (float(power.limit_w) - float(power.static_w)) / float(power.limit_w)
+        return 1.0 - self.accelerator_share * dynamic * (1.0 - dynamic_ratio(power, clock_ratio))
+
+    def clock_ratio(self, hz: float, key: str) -> float:
+        """A clock as a share of the full one [1]; raises `OutOfRangeError` outside the device's range."""
+        full, lowest = self.power.clock_hz, self.power.min_clock_hz
+        if full is None or lowest is None:
+            raise PlanError(f"{key}: the power set of {self.power.id} has no clocks; give clock_hz and min_clock_hz")
+        if not float(lowest) <= hz <= float(full):
+            allowed = f"{float(lowest) / 1e6:g} to {float(full) / 1e6:g} MHz"
+            hint = "; clocks are in Hz" if hz < 1e5 else ""
+            raise OutOfRangeError(f"{key}: must be a clock of {self.power.id}, {allowed} (got {hz / 1e6:g} MHz){hint}")
+        return hz / float(full)
+
+
+def server_power_of(cluster: Cluster) -> ServerPower:
+    """A node of the cluster: its accelerators at their limit and at idle, and the rest of the server.
+
+    `server_overhead_w` is known at full load alone, so `idle_w` is that of the accelerators: the least it can be.
+    """
+    part, n = cluster.accelerator, cluster.accelerators_per_node
+    rest = n * float(cluster.server_overhead_w)
+    return ServerPower(
+        id=cluster.id,
+        power=power_set_of(part),
+        accelerators=n,
+        max_w=n * float(part.tdp_w) + rest,
+        idle_w=n * float(part.idle_w),
+    )
