@@ -11,6 +11,7 @@ from perfmodel.predict.grouped import GroupedMatmul
 from perfmodel.predict.kernels import Kernels
 from perfmodel.predict.layout import ParallelLayout
 from perfmodel.predict.row_kernels import RowKernels
+from perfmodel.predict.serving.all_reduce import EngineAllReduce
 from perfmodel.predict.serving.layer import LayerModel
 from perfmodel.predict.serving.load import Load, ServingShare
 from perfmodel.predict.serving.precisions import Precisions
@@ -43,7 +44,8 @@ class Engine:
         self.layers = LayerModel(
             model, self.kernels, RowKernels(accelerator, efficiency, vector_elements=software.vector_elements),
             _experts(model, cluster, efficiency, precisions),
-            self.links, software, precisions, self.share,
+            self.links, EngineAllReduce(self.links, accelerator, efficiency, software), software, precisions,
+            self.share,
         )  # fmt: skip
 
     def prefill(self, prompts: Number, prompt_tokens: Number, past_tokens: Number = 0.0) -> Node:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from perfmodel.errors import PlanError
+from perfmodel.formulas.serving import cache_reread_time
 from perfmodel.formulas.sparse import expected_touched_groups
 from perfmodel.ops import maximum, minimum
 from perfmodel.predict.communication import Links
@@ -14,6 +15,7 @@ from perfmodel.predict.grouped import GroupedMatmul
 from perfmodel.predict.kernels import Kernels
 from perfmodel.predict.matmul import matmul_format
 from perfmodel.predict.row_kernels import RowKernels
+from perfmodel.predict.serving.all_reduce import EngineAllReduce
 from perfmodel.predict.serving.load import Load, ServingShare
 from perfmodel.predict.serving.precisions import Precisions
 from perfmodel.specs.architecture import Architecture
@@ -23,8 +25,10 @@ from perfmodel.specs.serving_software import ServingSoftware
 __all__ = ["LayerModel"]
 
 _SIXTEEN_BITS = 2.0
-# Reading the last cache over reading memory: 2.2 on the A100, 1.7 to 2 on the H100 (microbenchmarks of Luo et al. 2024,
-# arXiv:2402.13499, table of L2 throughput).
+# Reading the last cache, per core [B/s]: 5.4 TB/s on an A100, 9.75 on an H200, 5.2 on an L40, data sets of 10 to 25 MB
+# (Ernst, gpu-benches, gpu-l2-cache/*.txt at commit 3088b33, https://github.com/te42kyfo/gpu-benches).
+_CACHE_BYTE_PER_S = {"Ampere": 5.4e12 / 108, "Hopper": 9.75e12 / 132, "Ada Lovelace": 5.2e12 / 142}
+# Elsewhere over reading memory: the least of those three.
 _CACHE_SPEED = 2.0
 # Norm with the residual added in the same kernel: branch and residual in, sum and norm out, over a plain norm.
 _WITH_RESIDUAL = 2.0
@@ -39,6 +43,7 @@ class LayerModel:
     rows: RowKernels
     experts: GroupedMatmul | None
     links: Links
+    sums: EngineAllReduce
     software: ServingSoftware
     precisions: Precisions
     share: ServingShare
@@ -125,10 +130,15 @@ class LayerModel:
 
     def _reread(self, kind: LayerKind, load: Load, cost: Cost) -> Cost:
         """Every query head of a group reads the keys and values by itself, the group's copy from the last cache."""
-        model, window = self.model, self._window(kind)
+        model, window, part = self.model, self._window(kind), self.kernels.accelerator
         read = load.kv_len if window is None else minimum(load.kv_len, window)
-        n_bytes = 2 * self.precisions.kv_bytes * load.sequences * read * model.n_heads / self.share.tp * model.d_head
-        again_s = n_bytes / (_CACHE_SPEED * self.kernels.byte_per_s)
+        per_core = _CACHE_BYTE_PER_S.get(part.architecture)
+        speed = _CACHE_SPEED * self.kernels.byte_per_s if per_core is None else per_core * self.kernels.n_cores
+        constants = self.kernels.efficiency.decode_constants(self.software.decode_library, self.precisions.kv_cache)
+        again_s = cache_reread_time(
+            load.sequences, read, model.n_heads / self.share.tp, float(model.d_head), speed,
+            constants.ungrouped_efficiency,
+        )  # fmt: skip
         return Cost(maximum(cost.seconds, again_s), cost.lower, cost.upper + again_s, cost.compute_s, cost.memory_s)
 
     def _window(self, kind: LayerKind) -> float | None:
@@ -195,8 +205,7 @@ class LayerModel:
 
     def all_reduce(self, tokens: Number) -> Cost:
         """The sum of the hidden state over the tensor-parallel ranks, the fastest of the engine's and NCCL's."""
-        n_bytes = _SIXTEEN_BITS * tokens * self.model.d_model
-        return self.links.collective("all_reduce", n_bytes, self.share.tp, library=self.software.all_reduce_library)
+        return self.sums.cost(tokens, float(self.model.d_model), self.share.tp)
 
     def _exchange(self, kind: LayerKind, load: Load) -> Cost:
         experts, share = self.model.experts, self.share
