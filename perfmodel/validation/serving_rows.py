@@ -46,6 +46,8 @@ class ServingRow:
     calibrates: bool
     version: str
     cited: str
+    routing: str = "random"
+    """"alike" where all tokens choose the same experts."""
 
     @property
     def is_rate(self) -> bool:
@@ -88,6 +90,8 @@ def _engine_task(row_key: tuple[Any, ...]) -> ServingTask:
 def serving_task_of(row: ServingRow) -> ServingTask:
     """The question of a row; its engine is shared by all rows of one deployment."""
     one = _engine_task((row.model, row.cluster, row.tp, row.pp, row.weights, row.kv_cache, row.software))
+    if row.routing == "alike":
+        one = replace(one, engine=one.engine.choosing_alike())
     return replace(
         one, prompt_tokens=row.prompt_tokens, output_tokens=row.output_tokens, concurrency=float(row.concurrency),
         batching=row.batching, arrivals=row.arrivals,

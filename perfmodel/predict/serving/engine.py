@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from perfmodel.errors import PlanError
 from perfmodel.formulas.serving import engine_host_time, sampling_bytes
 from perfmodel.ops import minimum
@@ -47,6 +49,14 @@ class Engine:
             self.links, EngineAllReduce(self.links, accelerator, efficiency, software), software, precisions,
             self.share,
         )  # fmt: skip
+
+    def choosing_alike(self) -> Engine:
+        """The same engine where all tokens of an iteration choose the same experts, as untrained weights may have it."""
+        experts = self.model.experts
+        chosen = None if experts is None else float(experts.experts_per_token)
+        other = Engine.__new__(Engine)
+        other.__dict__ |= self.__dict__ | {"layers": replace(self.layers, chosen_experts=chosen)}
+        return other
 
     def prefill(self, prompts: Number, prompt_tokens: Number, past_tokens: Number = 0.0) -> Node:
         """Prompts alone."""

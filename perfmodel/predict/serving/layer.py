@@ -47,6 +47,8 @@ class LayerModel:
     software: ServingSoftware
     precisions: Precisions
     share: ServingShare
+    chosen_experts: float | None = None
+    """Experts that all tokens share, where weights are such that they choose alike; None: random choices."""
 
     def costs(self, kind: LayerKind, load: Load) -> dict[str, Cost]:
         """Every operation of one layer in one iteration."""
@@ -74,9 +76,10 @@ class LayerModel:
         experts, share = self.model.experts, self.share
         assert experts is not None
         assert self.experts is not None
+        alike = {} if self.chosen_experts is None else {"touched_experts": self.chosen_experts, "evenness": 1.0}
         return self.experts.ffn(
             self._rank_tokens(load), float(self.model.d_model), experts.d_ff / share.etp,
-            experts.n_experts / share.ep, float(experts.experts_per_token), self.model.gated_mlp,
+            experts.n_experts / share.ep, float(experts.experts_per_token), self.model.gated_mlp, **alike,
         )  # fmt: skip
 
     def _plain_experts(self, load: Load, n: Number, k: Number) -> Cost:
