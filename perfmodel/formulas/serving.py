@@ -10,6 +10,7 @@ __all__ = [
     "closed_loop_ttft",
     "concurrency_of_rate",
     "engine_host_time",
+    "free_memory_cache_bytes",
     "kv_block_bytes",
     "kv_cache_budget_bytes",
     "mean_decode_length",
@@ -192,6 +193,25 @@ def kv_cache_budget_bytes(capacity_bytes, memory_fraction, weights_bytes, activa
     Source       vLLM, gpu_memory_utilization, https://docs.vllm.ai/en/v0.10.0/configuration/engine_args.html
     """
     return maximum(0, memory_fraction * capacity_bytes - weights_bytes - activations_bytes - workspace_bytes)
+
+
+@formula
+def free_memory_cache_bytes(capacity_bytes, free_fraction, weights_bytes, activations_bytes, workspace_bytes):
+    r"""Memory that an engine gives to the cache: its share of what everything else leaves free.
+
+    .. math:: B = f \max(0,\; M - W - A - S)
+
+    Symbols      M  capacity_bytes [B] of the accelerator;  f  free_fraction [1] of what is left;
+                 W  weights_bytes [B] on it;  A  activations_bytes [B] at the peak;  S  workspace_bytes [B] the rest;
+                 returns [B]
+    Assumptions  TensorRT-LLM's meaning: a fraction of what is free once engine and buffers are loaded
+    Valid for    capacity_bytes >= 0; 0 <= free_fraction <= 1; weights_bytes >= 0; activations_bytes >= 0;
+                 workspace_bytes >= 0
+    Monotone     capacity_bytes +; free_fraction +; weights_bytes -; activations_bytes -; workspace_bytes -
+    Source       TensorRT-LLM, KvCacheConfig.free_gpu_memory_fraction,
+                 https://nvidia.github.io/TensorRT-LLM/examples/kvcacheconfig.html
+    """
+    return free_fraction * maximum(0, capacity_bytes - weights_bytes - activations_bytes - workspace_bytes)
 
 
 @formula
