@@ -28,6 +28,7 @@ FITTED = ("step_s", "sequence_s", "prompt_s", "request_s")
 # Middle and reach of what each may plausibly be [s]; the fit leaves the middle only where rows ask for it.
 _START = (5e-4, 2e-5, 2e-3, 1e-2)
 _STATIC = ("step_s", "request_s")
+_SERIAL = ("step_s", "sequence_s", "request_s")
 _PULL = 0.002
 
 
@@ -38,7 +39,8 @@ def fit_generation(software: str) -> tuple[dict[str, float], float, int]:
         return {}, 0.0, 0
     tasks = [serving_task_of(row) for row in rows]
     # One static batch shows neither admission nor a front end: its rows fix what lies between and around iterations.
-    fitted = _STATIC if all(row.batching == "static" for row in rows) else FITTED
+    static, serial = all(row.batching == "static" for row in rows), tasks[0].software.serial_front_end
+    fitted = (_SERIAL if serial else _STATIC) if static else FITTED
     middle = [start for name, start in zip(FITTED, _START, strict=True) if name in fitted]
 
     def error(logs: Sequence[float]) -> float:

@@ -112,7 +112,10 @@ class Engine:
     def _host(self, load: Load, device: Cost) -> list[Node]:
         software = self.software
         serial_s = float(software.step_s) + float(software.prompt_s) * load.prompts * load.finishes
-        own = engine_host_time(device.seconds, serial_s, float(software.sequence_s), load.answered)
+        beside_s = 0.0 if software.serial_front_end else float(software.sequence_s)
+        if software.serial_front_end:
+            serial_s = serial_s + float(software.sequence_s) * load.answered
+        own = engine_host_time(device.seconds, serial_s, beside_s, load.answered)
         return [Node.wait("engine", own, "host")]
 
 
