@@ -170,7 +170,7 @@ def _maximum_load(row: Mapping[str, str]) -> tuple[str, Row] | str:
     model = _MAXIMUM_MODELS.get(row["model"])
     if model is None:
         return f"{row['model']}: its sizes are not in the zoo"
-    base = _base(row | {"batch_or_concurrency": str(_MAXIMUM_LOAD)}, model)
+    base = _base(dict(row) | {"batch_or_concurrency": str(_MAXIMUM_LOAD)}, model)
     return "trtllm-maximum-load", base | {
         "cluster": _CLUSTERS[row["accelerator"]],
         "software": "tensorrt-llm-2025",
@@ -187,11 +187,11 @@ def _trt_typed(row: Mapping[str, str]) -> tuple[str, Row]:
     """Rows of the 0.9.0 page that the collected table lacks: the H200, and Mixtral on three parts."""
     # Under the heading "FP8", but 8-bit experts came with 0.10 (its release notes): these ran in 16 bits.
     precision = "fp16" if row["model"] == "Mixtral 8x7B" else "fp8"
-    full = row | {
+    full = dict(row) | {
         "pp": "1", "precision_w": precision, "precision_kv": precision, "engine_version": "0.9.0",
         "source_url_or_repo_path": "NVIDIA/TensorRT-LLM@250d9c29:docs/source/performance.md",
     }  # fmt: skip
-    source, found = _trt_static(full, _STATIC_MODELS[row["model"]])
+    _, found = _trt_static(full, _STATIC_MODELS[row["model"]])
     kind = "ttft" if row["metric_name"] == "ttft" else "throughput"
     part = "mixtral" if row["model"] == "Mixtral 8x7B" else "h200"
     return f"trtllm-static-{kind}-{part}", found | {"calibrates": 0}
@@ -228,8 +228,8 @@ def _trt_static(row: Mapping[str, str], model: str) -> tuple[str, Row]:
         "metric": "ttft_s" if first else "output_tokens_per_s_per_accelerator",
         "measured": value,
         "calibrates": int(calibrates),
-        # Engines were built from a configuration alone (trtllm-build --model_config): weights drawn about a mean that is
-        # not zero (tensorrt_llm/parameter.py), which makes the hidden states of all tokens one direction.
+        # Engines were built from a configuration alone (trtllm-build --model_config): weights are drawn about a mean
+        # that is not zero (tensorrt_llm/parameter.py), so the hidden states of all tokens become one direction.
         "routing": "alike",
     }
 

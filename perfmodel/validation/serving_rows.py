@@ -99,9 +99,13 @@ def serving_task_of(row: ServingRow) -> ServingTask:
 
 
 def predicted_value(row: ServingRow) -> tuple[float, bool]:
-    """The model's figure in the row's own unit, and whether the deployment fits; raises `PerfModelError`."""
+    """The model's figure in the row's own unit, and whether the deployment fits; raises `PerfModelError`.
+
+    It fits where one request does, its prompt alone: an engine that has room for no more works on them in turn.
+    """
     task = serving_task_of(row)
-    point, blocks = operating_point(task)
+    point, _ = operating_point(task)
+    blocks = task.memory.blocks(float(row.prompt_tokens), 1.0)
     length = float(row.prompt_tokens + row.output_tokens)
     fits = float(task.memory.concurrency(blocks, length)) >= 1.0
     return value_of(row, point), fits

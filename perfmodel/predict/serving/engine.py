@@ -51,7 +51,7 @@ class Engine:
         )  # fmt: skip
 
     def choosing_alike(self) -> Engine:
-        """The same engine where all tokens of an iteration choose the same experts, as untrained weights may have it."""
+        """The same engine where all tokens of an iteration choose the same experts, as with untrained weights."""
         experts = self.model.experts
         chosen = None if experts is None else float(experts.experts_per_token)
         other = Engine.__new__(Engine)

@@ -13,15 +13,17 @@ from perfmodel.predict.serving.task import ServingTask
 from perfmodel.predict.uncertainty import BEYOND, SAME_ARCHITECTURE, pooled_quantile
 from perfmodel.specs.accelerator import load_accelerator
 
-__all__ = ["SERVING_RESIDUALS", "forget_serving_residuals", "serving_interval", "serving_widenings"]
+__all__ = ["RESIDUAL_KINDS", "SERVING_RESIDUALS", "forget_serving_residuals", "serving_interval", "serving_widenings"]
 
 SERVING_RESIDUALS = Path(__file__).parents[2] / "data" / "serving_residuals.toml"
+RESIDUAL_KINDS = ("ttft", "tpot", "static-ttft", "answer")
+"""Figures that scatter alike: TTFT and TPOT in a loop, the first token of a static batch, whole answers and rates."""
 _Z80 = 1.2816
 
 
 @cache
 def _residuals() -> Mapping[str, Mapping[str, Sequence[float]]]:
-    """ln(measured / predicted) by quantity (ttft, tpot) and source."""
+    """ln(measured / predicted) by kind and source."""
     if not SERVING_RESIDUALS.is_file():
         return {}
     kept: dict[str, Any] = tomllib.loads(SERVING_RESIDUALS.read_text(encoding="utf-8"))
