@@ -98,13 +98,22 @@ def serving_task_of(row: ServingRow) -> ServingTask:
     )  # fmt: skip
 
 
+def _deployment(row: ServingRow) -> ServingRow:
+    """The row without its figure: TTFT and TPOT of one run share an operating point."""
+    return replace(row, source="", metric="", measured=0.0, calibrates=False, version="", cited="")
+
+
+@cache
+def _point_of(deployment: ServingRow) -> Point:
+    return operating_point(serving_task_of(deployment))[0]
+
+
 def predicted_value(row: ServingRow) -> tuple[float, bool]:
     """The model's figure in the row's own unit, and whether the deployment fits; raises `PerfModelError`.
 
     It fits where one request does, its prompt alone: an engine that has room for no more works on them in turn.
     """
-    task = serving_task_of(row)
-    point, _ = operating_point(task)
+    task, point = serving_task_of(row), _point_of(_deployment(row))
     blocks = task.memory.blocks(float(row.prompt_tokens), 1.0)
     length = float(row.prompt_tokens + row.output_tokens)
     fits = float(task.memory.concurrency(blocks, length)) >= 1.0

@@ -30,7 +30,11 @@ _SIXTEEN_BITS = 2.0
 
 
 class Engine:
-    """One replica: a model on `tp * pp` accelerators under one serving software."""
+    """One replica: a model on `tp * pp` accelerators under one serving software.
+
+    With `attention_dp` groups the engine spans that many times as many; loads and costs are those of one group, whose
+    experts' ranks also work for the others.
+    """
 
     def __init__(
         self, model: Architecture, cluster: Cluster, efficiency: Efficiency, software: ServingSoftware,
@@ -42,7 +46,7 @@ class Engine:
         self.model, self.software, self.layout, self.precisions = model, software, layout, precisions
         self.kernels = Kernels(accelerator, own, precisions.product, steady=True, casts_apart=True)
         self.links = Links(cluster if software.in_network else _without_switch_sums(cluster), efficiency)
-        self.share = ServingShare(float(layout.tp), float(layout.ep), float(max(1, layout.tp // layout.ep)))
+        self.share = ServingShare.of(layout)
         self.layers = LayerModel(
             model, self.kernels, RowKernels(accelerator, efficiency, vector_elements=software.vector_elements),
             _experts(model, cluster, efficiency, precisions),

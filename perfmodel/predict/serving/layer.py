@@ -69,8 +69,8 @@ class LayerModel:
     # Experts
 
     def _rank_tokens(self, load: Load) -> Number:
-        """Fair share of an expert-parallel rank; expert-tensor-parallel ranks work on the same tokens."""
-        return maximum(load.tokens / self.share.ep, 1e-9)
+        """Fair share of an expert-parallel rank, tokens of all attention groups; ranks of one expert see the same."""
+        return maximum(load.tokens * self.share.attention_dp / self.share.ep, 1e-9)
 
     def _routed(self, load: Load) -> Cost:
         experts, share = self.model.experts, self.share
@@ -211,11 +211,20 @@ class LayerModel:
         return self.sums.cost(tokens, float(self.model.d_model), self.share.tp)
 
     def _exchange(self, kind: LayerKind, load: Load) -> Cost:
+        """Tokens to their experts and back, where the experts lie on other ranks than the tokens."""
         experts, share = self.model.experts, self.share
-        if kind.ffn != "experts" or experts is None or not _used(share.ep):
+        if kind.ffn != "experts" or experts is None:
             return Cost()
-        n_bytes = _SIXTEEN_BITS * load.tokens / share.ep * experts.experts_per_token * self.model.d_model
-        return self.links.collective("all_to_all", n_bytes, share.ep, share.etp) * 2.0
+        width = _SIXTEEN_BITS * self.model.d_model
+        if _used(share.ep):
+            n_bytes = width * self._rank_tokens(load) * experts.experts_per_token
+            return self.links.collective("all_to_all", n_bytes, share.ep, share.etp) * 2.0
+        if not _used(share.attention_dp):
+            return Cost()
+        # Every rank has a slice of every expert: it needs the tokens of all groups, and all add to the results.
+        n_bytes = width * load.tokens * share.attention_dp
+        gathered = self.links.collective("all_gather", n_bytes, share.attention_dp, share.tp)
+        return gathered + self.links.collective("reduce_scatter", n_bytes, share.attention_dp, share.tp)
 
 
 def _zero(value: Any) -> bool:

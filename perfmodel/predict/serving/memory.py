@@ -10,6 +10,7 @@ from perfmodel.formulas.serving import free_memory_cache_bytes, kv_block_bytes, 
 from perfmodel.ops import ceil_div
 from perfmodel.predict.cost import Number
 from perfmodel.predict.layout import ParallelLayout
+from perfmodel.predict.serving.load import ServingShare
 from perfmodel.predict.serving.precisions import Precisions
 from perfmodel.specs.architecture import Architecture
 from perfmodel.specs.serving_software import ServingSoftware
@@ -21,7 +22,7 @@ _SIXTEEN_BITS, _THIRTY_TWO_BITS = 2.0, 4.0
 
 def weights_per_rank(model: Architecture, layout: ParallelLayout, precisions: Precisions) -> float:
     """Bytes [B] of the weights of one rank: the products of layers in their precision, everything else in 16 bits."""
-    shards, expert_shards = float(layout.tp), float(layout.ep * max(1, layout.tp // layout.ep))
+    shards, expert_shards = float(layout.tp), float(ServingShare.of(layout).expert_shards)
     dense = experts = vectors = 0.0
     for kind, count in model.layer_groups:
         for product in model.products(kind):
