@@ -32,6 +32,8 @@ _CACHE_BYTE_PER_S = {"Ampere": 5.4e12 / 108, "Hopper": 9.75e12 / 132, "Ada Lovel
 _CACHE_SPEED = 2.0
 # Norm with the residual added in the same kernel: branch and residual in, sum and norm out, over a plain norm.
 _WITH_RESIDUAL = 2.0
+# An activation without a gate reads one tensor and writes one, where a gate makes it two and one.
+_WITHOUT_GATE = 2.0 / 3.0
 
 
 @dataclass(frozen=True)
@@ -168,14 +170,16 @@ class LayerModel:
         if kind.mixer in ("attention", "window", "latent"):
             heads, kv_heads = model.n_heads / share.tp, share.key_value_heads(model)
             if model.rope:
-                costs.append(self.rows.rotary_embedding(tokens, heads, kv_heads, float(model.d_head)))
+                rotated = float(model.d_head * model.rope.fraction)
+                costs.append(self.rows.rotary_embedding(tokens, heads, kv_heads, rotated))
             if model.qk_norm != "none":
                 costs.append(self.rows.norm(tokens, (heads + kv_heads) * model.d_head))
             cached = 2 * _SIXTEEN_BITS * 2 * tokens * kv_heads * model.d_head
             costs.append(self.kernels.elementwise(cached, "vllm-rope"))
         width = self._activation_width(kind)
         if width:
-            costs.append(self.rows.gated_activation(tokens, width))
+            moved = 1.0 if model.gated_mlp else _WITHOUT_GATE
+            costs.append(self.rows.gated_activation(tokens, width, moved * _SIXTEEN_BITS))
         if self.precisions.is_narrow and not self.software.fused_quantise:
             costs.append(self._quantise(kind, load))
         return total(costs)
