@@ -27,6 +27,8 @@ __all__ = ["FITTED", "fit_generation"]
 FITTED = ("step_s", "sequence_s", "prompt_s", "request_s")
 # Middle and reach of what each may plausibly be [s]; the fit leaves the middle only where rows ask for it.
 _START = (5e-4, 2e-5, 2e-3, 1e-2)
+_STATIC = ("step_s", "request_s")
+_SERIAL = ("step_s", "sequence_s", "request_s")
 _PULL = 0.002
 
 
@@ -36,11 +38,13 @@ def fit_generation(software: str) -> tuple[dict[str, float], float, int]:
     if not rows:
         return {}, 0.0, 0
     tasks = [serving_task_of(row) for row in rows]
-    # One static batch shows neither admission nor a front end: its rows fix what lies between iterations.
-    fitted = FITTED[:1] if all(row.batching == "static" for row in rows) else FITTED
+    # One static batch shows neither admission nor a front end: its rows fix what lies between and around iterations.
+    static, serial = all(row.batching == "static" for row in rows), tasks[0].software.serial_front_end
+    fitted = (_SERIAL if serial else _STATIC) if static else FITTED
+    middle = [start for name, start in zip(FITTED, _START, strict=True) if name in fitted]
 
     def error(logs: Sequence[float]) -> float:
-        numbers = {name: one * math.exp(log) for name, one, log in zip(fitted, _START, logs, strict=False)}
+        numbers = {name: one * math.exp(log) for name, one, log in zip(fitted, middle, logs, strict=True)}
         misses = [
             abs(math.log(value_of(row, operating_point(_with(task, numbers))[0]) / row.measured))
             for row, task in zip(rows, tasks, strict=True)
@@ -50,7 +54,7 @@ def fit_generation(software: str) -> tuple[dict[str, float], float, int]:
     corners = [[0.0] * len(fitted)] + [[float(i == j) for j in range(len(fitted))] for i in range(len(fitted))]
     options = {"maxfev": 160, "xatol": 0.02, "initial_simplex": corners}
     found = minimize(error, corners[0], method="Nelder-Mead", options=options)
-    numbers = {name: one * math.exp(log) for name, one, log in zip(fitted, _START, found.x, strict=False)}
+    numbers = {name: one * math.exp(log) for name, one, log in zip(fitted, middle, found.x, strict=True)}
     return numbers, float(found.fun), len(rows)
 
 

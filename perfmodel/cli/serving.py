@@ -205,6 +205,13 @@ def serving_validation_page(console: Console, report: Mapping[str, Any]) -> None
             "-" if limit is None else f"{limit:g} %",
         )
     console.print(table)
+    if report["choices"]:
+        heading(console, "Choosing the configuration", "time of the choice over that of the fastest, minus 1")
+        table = plain_table("campaign", "questions", "regret", "worst", "at random", "most tp")
+        for id, one in report["choices"].items():
+            shares = (one[name] for name in ("regret", "worst_regret", "random_regret", "most_tp_regret"))
+            table.add_row(id, str(one["questions"]), *(fmt.percent(share) for share in shares))
+        console.print(table)
     refused = [(id, text) for id, one in report["sources"].items() for text in one["refused"]]
     if refused:
         heading(console, "Refused")

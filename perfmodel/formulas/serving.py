@@ -4,15 +4,18 @@ from perfmodel.formulas._registry import formula
 from perfmodel.ops import maximum, minimum
 
 __all__ = [
+    "cache_reread_time",
     "closed_loop_refills",
     "closed_loop_tpot",
     "closed_loop_ttft",
     "concurrency_of_rate",
     "engine_host_time",
+    "free_memory_cache_bytes",
     "kv_block_bytes",
     "kv_cache_budget_bytes",
     "mean_decode_length",
     "mg1_waiting_time",
+    "rounds_all_reduce_time",
     "sampling_bytes",
     "static_batch_latency",
 ]
@@ -193,6 +196,25 @@ def kv_cache_budget_bytes(capacity_bytes, memory_fraction, weights_bytes, activa
 
 
 @formula
+def free_memory_cache_bytes(capacity_bytes, free_fraction, weights_bytes, activations_bytes, workspace_bytes):
+    r"""Memory that an engine gives to the cache: its share of what everything else leaves free.
+
+    .. math:: B = f \max(0,\; M - W - A - S)
+
+    Symbols      M  capacity_bytes [B] of the accelerator;  f  free_fraction [1] of what is left;
+                 W  weights_bytes [B] on it;  A  activations_bytes [B] at the peak;  S  workspace_bytes [B] the rest;
+                 returns [B]
+    Assumptions  TensorRT-LLM's meaning: a fraction of what is free once engine and buffers are loaded
+    Valid for    capacity_bytes >= 0; 0 <= free_fraction <= 1; weights_bytes >= 0; activations_bytes >= 0;
+                 workspace_bytes >= 0
+    Monotone     capacity_bytes +; free_fraction +; weights_bytes -; activations_bytes -; workspace_bytes -
+    Source       TensorRT-LLM, KvCacheConfig.free_gpu_memory_fraction,
+                 https://nvidia.github.io/TensorRT-LLM/examples/kvcacheconfig.html
+    """
+    return free_fraction * maximum(0, capacity_bytes - weights_bytes - activations_bytes - workspace_bytes)
+
+
+@formula
 def kv_block_bytes(block_tokens, bytes_per_token, ranks, sharing_ranks):
     r"""Bytes of one block of the cache on one rank.
 
@@ -208,3 +230,41 @@ def kv_block_bytes(block_tokens, bytes_per_token, ranks, sharing_ranks):
                  section 4.1
     """
     return block_tokens * bytes_per_token / minimum(ranks, sharing_ranks)
+
+
+@formula
+def rounds_all_reduce_time(read_bytes, blocks, rounds, latency_s, block_byte_per_s):
+    r"""Time of an all-reduce kernel of few blocks that work through their share of the message round by round.
+
+    .. math:: T = r\,\alpha + \frac{B}{b\,\beta_b}
+
+    Symbols      B  read_bytes [B] that a rank reads from the others;  b  blocks [1] blocks of the kernel;
+                 r  rounds [1] in which a block works through its share;  \alpha  latency_s [s] of one round;
+                 \beta_b  block_byte_per_s [B/s] that one block draws over the links;  returns [s]
+    Assumptions  a round copies, sums and gathers, each after the one before: nothing of the next round is under way
+    Valid for    read_bytes >= 0; blocks >= 1; rounds >= 1; latency_s >= 0
+    Monotone     read_bytes +; blocks -; rounds +; latency_s +; block_byte_per_s -
+    Source       TensorRT-LLM 0.9.0, cpp/tensorrt_llm/kernels/customAllReduceKernels.cu, twoShotAllReduceKernel,
+                 https://github.com/NVIDIA/TensorRT-LLM/blob/v0.9.0/cpp/tensorrt_llm/kernels/customAllReduceKernels.cu
+    """
+    return rounds * latency_s + read_bytes / (blocks * block_byte_per_s)
+
+
+@formula
+def cache_reread_time(sequences, kv_len, n_heads, d_head, cache_byte_per_s, efficiency, element_bytes=2, tensors=2):
+    r"""Time in which every query head reads the keys and values of its group by itself, from the last cache.
+
+    .. math:: T = \frac{t\, e\, s\, l\, a\, d}{\eta\, \beta_c}
+
+    Symbols      s  sequences [1] one new token each;  l  kv_len [1] keys of each;  a  n_heads [1] query heads;
+                 d  d_head [1] width of a head;  \beta_c  cache_byte_per_s [B/s] of the last cache;
+                 \eta  efficiency [1] share of it;  e  element_bytes [B] an element occupies of the reads' width;
+                 t  tensors [1] keys and values;  returns [s]
+    Assumptions  memory brings each key once, every further head finds it in the cache; elements of 8 bits are loaded
+                 as many at a time as those of 16
+    Valid for    sequences >= 0; kv_len >= 0; n_heads >= 1; d_head >= 1; 0 <= efficiency <= 1
+    Monotone     sequences +; kv_len +; n_heads +; d_head +; cache_byte_per_s -; efficiency -
+    Source       TensorRT-LLM 0.9.0, docs/source/performance.md (kernels that share keys within a group are
+                 experimental and off by default), https://github.com/NVIDIA/TensorRT-LLM/blob/v0.9.0/docs/source/performance.md
+    """
+    return tensors * element_bytes * sequences * kv_len * n_heads * d_head / (efficiency * cache_byte_per_s)

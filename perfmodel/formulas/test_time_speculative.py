@@ -1,4 +1,4 @@
-r"""Speculative decoding: tokens of a round, speed-up, and the operations that rejected drafts waste."""
+r"""Small models that draft for large ones, and chains that need not wait for each other."""
 
 from perfmodel.formulas._registry import formula
 from perfmodel.ops import log
@@ -6,67 +6,7 @@ from perfmodel.ops import log
 __all__ = [
     "asynchronous_speedup",
     "draft_target_cost",
-    "speculative_operations_factor",
-    "speculative_speedup",
-    "speculative_tokens",
 ]
-
-
-@formula
-def speculative_tokens(acceptance, draft_tokens):
-    r"""Tokens that one run of the target model yields.
-
-    .. math:: \frac{1 - \alpha^{\gamma+1}}{1 - \alpha}
-
-    Symbols      \alpha  acceptance [1] probability that a drafted token is accepted;
-                 \gamma  draft_tokens [1] drafted in a round;  returns [1]
-    Assumptions  acceptance is independent from token to token
-    Valid for    0 <= acceptance <= 0.999; draft_tokens >= 0
-    Monotone     acceptance +; draft_tokens +
-    Limits       draft_tokens = 0 -> 1
-    Source       Leviathan et al. 2022, "Fast Inference from Transformers via Speculative Decoding", eq. 1,
-                 arXiv:2211.17192
-    """
-    return (1 - acceptance ** (draft_tokens + 1)) / (1 - acceptance)
-
-
-@formula
-def speculative_speedup(acceptance, draft_tokens, draft_cost=0):
-    r"""How many times faster tokens come than without a draft.
-
-    .. math:: \frac{1 - \alpha^{\gamma+1}}{(1 - \alpha)(\gamma c + 1)}
-
-    Symbols      \alpha  acceptance [1] probability that a drafted token is accepted;
-                 \gamma  draft_tokens [1] drafted in a round;
-                 c  draft_cost [1] time of a draft step over that of the target;  returns [1]
-    Assumptions  verifying takes no longer than one step: the target waits for memory, not for arithmetic
-    Valid for    0 <= acceptance <= 0.999; draft_tokens >= 0; draft_cost >= 0
-    Monotone     acceptance +; draft_cost -
-    Limits       draft_tokens = 0 -> 1
-    Source       Leviathan et al. 2022, theorem 3.8, arXiv:2211.17192
-    Checked      six rows of the paper's table of speed-ups at no draft cost
-    """
-    return speculative_tokens(acceptance, draft_tokens) / (draft_tokens * draft_cost + 1)
-
-
-@formula
-def speculative_operations_factor(acceptance, draft_tokens, draft_operations=0):
-    r"""Operations for a token, relative to no draft.
-
-    .. math:: \frac{(1 - \alpha)(\gamma \hat c + \gamma + 1)}{1 - \alpha^{\gamma+1}}
-
-    Symbols      \alpha  acceptance [1] probability that a drafted token is accepted;
-                 \gamma  draft_tokens [1] drafted in a round;
-                 \hat{c}  draft_operations [1] operations of a draft token over those of the target;
-                 returns [1]
-    Assumptions  as `speculative_tokens`
-    Valid for    0 <= acceptance <= 0.999; draft_tokens >= 0; draft_operations >= 0
-    Monotone     acceptance -; draft_operations +
-    Limits       draft_tokens = 0 -> 1
-    Source       Leviathan et al. 2022, theorem 3.11, arXiv:2211.17192
-    Checked      six rows of the paper's table of operations at no draft cost
-    """
-    return (draft_tokens * draft_operations + draft_tokens + 1) / speculative_tokens(acceptance, draft_tokens)
 
 
 @formula

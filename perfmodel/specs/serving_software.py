@@ -43,8 +43,12 @@ class ServingSoftware(SourcedSpec):
     * `*_library`: whose kernels it calls; `fused_quantise`: norms and activations write the narrow format themselves;
       `splits_products`: products of few rows sum in parts in every format; `vector_elements` a thread loads at once;
     * `in_network`: long messages are summed by the switch where it can (NCCL with NVLS);
+    * `all_reduce_blocks`: most blocks of its own all-reduce, which share a message evenly (none: no such limit);
     * `grouped_decode`: group sizes of queries for which decode reads a key once (empty: all);
     * `mixes_phases`: prompts join the iteration of running answers, else they have iterations of their own;
+    * `serial_front_end`: what `sequence_s` is spent on runs in the engine's own process, between iterations;
+    * `memory_rule`: what `memory_fraction` is of: "all" memory, weights, activations and workspace inside (vLLM); what
+      these leave "free" (TensorRT-LLM); or "static", weights and cache alone, everything else outside (SGLang);
     * `block_tokens`, `max_batched_tokens`, `max_batch`: a block of the cache, and what one iteration takes.
     """
 
@@ -60,8 +64,11 @@ class ServingSoftware(SourcedSpec):
     splits_products: bool = False
     vector_elements: Annotated[float, Field(ge=1, le=16)] = 1.0
     in_network: bool = True
+    all_reduce_blocks: _Whole | None = None
     grouped_decode: tuple[_Whole, ...] = ()
     mixes_phases: bool = True
+    serial_front_end: bool = False
+    memory_rule: Literal["all", "free", "static"] = "all"
     block_tokens: _Whole
     max_batched_tokens: _Whole
     max_batch: _Whole

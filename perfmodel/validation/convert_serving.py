@@ -12,11 +12,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from perfmodel.specs.architecture import BYTE_PER_VALUE
+from perfmodel.specs.cluster import load_cluster
+from perfmodel.specs.huggingface import load_model
+
 __all__ = ["COLUMNS", "convert"]
 
 COLUMNS = (
     "model", "cluster", "tp", "pp", "prompt_tokens", "output_tokens", "concurrency", "weights", "kv_cache", "software",
     "batching", "arrivals", "metric", "measured", "calibrates", "version", "cited",
+    "routing",
 )  # fmt: skip
 Row = dict[str, Any]
 _STATIC_MODELS = {
@@ -25,30 +30,70 @@ _STATIC_MODELS = {
     "Mistral 7B": "mistral-7b",
     "Falcon 180B": "falcon-180b",
     "Mixtral 8x7B": "mixtral-8x7b",
+    "GPT-J 6B": "gpt-j-6b",
     "GPT-6.7B": "gpt3-6.7b",
+    "GPT-20B": "gpt-20b",
     "GPT-175B": "gpt3-175b",
 }
 _CLUSTERS = {
     "A100": "dgx-a100-80gb",
     "H100": "dgx-h100",
+    "H200": "dgx-h200",
     "L40S": "pcie-l40s-8",
+    # Polaris: four A100 of 40 GB a node (docs.alcf.anl.gov/polaris/hardware-overview/machine-overview).
+    "Nvidia A100 GPU": "dgx-a100-40gb",
+    "Nvidia H100 GPU": "dgx-h100",
+    "A100-SXM4-80GB": "dgx-a100-80gb",
+    "H100 80GB": "dgx-h100",
     "h100_sxm": "dgx-h100",
     "h200_sxm": "dgx-h200",
     "b200_sxm": "dgx-b200",
 }
 _WIDE_MODELS = {"meta-llama/Llama-3.1-70B": "llama-3.1-70b", "Qwen/Qwen3-32B": "qwen3-32b"}
+_ARGONNE_MODELS = {
+    "meta-llama/Llama-2-7b-hf": "llama-2-7b",
+    "meta-llama/Llama-2-70b-hf": "llama-2-70b",
+    "meta-llama/Meta-Llama-3-8B": "llama-3-8b",
+    "meta-llama/Meta-Llama-3-70B": "llama-3-70b",
+    "mistralai/Mistral-7B-v0.1": "mistral-7b",
+    "mistralai/Mixtral-8x7B-v0.1": "mixtral-8x7b",
+    "Qwen/Qwen2-7B": "qwen2-7b",
+    "Qwen/Qwen2-72B": "qwen2-72b",
+}
+_ARGONNE_ENGINES = {"vLLM": ("vllm", "vllm-2024"), "TensorRT-LLM": ("trtllm", "tensorrt-llm-2024")}
+_ARGONNE_KEYS = (
+    "model", "accelerator", "engine", "tp", "pp", "precision_w", "precision_kv", "isl", "osl", "batch_or_concurrency",
+)  # fmt: skip
+# Thinned by a rule on the load alone: a third of five lengths and the ends and middle of four batches.
+_ARGONNE_LOADS = ({"128", "512", "2048"}, {"1", "16", "64"})
+_MAXIMUM_MODELS = {
+    "LLaMA v3.1 8B": "llama-3.1-8b",
+    "LLaMA v3.1 70B": "llama-3.1-70b",
+    "Mistral 7B": "mistral-7b",
+    "Mixtral 8x7B": "mixtral-8x7b",
+    "Mixtral 8x22B": "mixtral-8x22b",
+}
+# More requests than any engine holds: the batch is what its cache and limits allow.
+_MAXIMUM_LOAD = 8192
+_TYPED = Path(__file__).parent / "published" / "serving_typed" / "trtllm-0.9.0.csv"
 _ENGINES = {"trtllm": "tensorrt-llm-2025", "vllm": "vllm-2025", "sglang": "sglang-2025"}
 _METRICS = {"output_throughput_per_gpu": 1.0, "ttft": 1e-3, "e2e_latency": 1e-3}
-_STATIC_KEYS = ("model", "accelerator", "tp", "pp", "isl", "osl", "batch_or_concurrency", "metric_name")
 
 
 def convert(folder: Path) -> tuple[dict[str, list[Row]], Counter[tuple[str, str]]]:
     """Rows by source, and how many were left out by (table, reason)."""
     left: Counter[tuple[str, str]] = Counter()
     sources: dict[str, list[Row]] = {}
+    seen: set[tuple[str, ...]] = set()
     for row in _read(folder / "serving.csv"):
         found = _static(row)
+        if not isinstance(found, str) and found[0].startswith("argonne"):
+            key = tuple(row[name] for name in _ARGONNE_KEYS)
+            found = "an equal configuration stands in another table of the source" if key in seen else found
+            seen.add(key)
         _keep(sources, left, row["source_id"], found)
+    for row in _read(_TYPED):
+        _keep(sources, left, "trtllm_static", _trt_typed(row))
     for row in _latest(_read(folder / "serving_wide.csv"), left):
         for found in _wide(row):
             _keep(sources, left, "serving_wide", found)
@@ -67,9 +112,9 @@ def _keep(
 def _static(row: Mapping[str, str]) -> tuple[str, Row] | str:
     source = row["source_id"]
     if source == "argonne_llm_inference_bench":
-        return "Argonne: not brought over yet"
+        return _argonne(row)
     if source == "trtllm_v0.17":
-        return "v0.17: maximum load of unknown batch"
+        return _maximum_load(row)
     if row["metric_name"] not in _METRICS:
         return "GPU memory: not scored yet"
     if row["engine"] == "Megatron":
@@ -80,6 +125,77 @@ def _static(row: Mapping[str, str]) -> tuple[str, Row] | str:
     if "0.7" in row["engine_version"]:
         return "0.7.x: printed again in the 0.8 documents, not measured again"
     return (_trt_static if source == "trtllm_static" else _faster_transformer)(row, model)
+
+
+def _argonne(row: Mapping[str, str]) -> tuple[str, Row] | str:
+    lengths, batches = _ARGONNE_LOADS
+    if row["metric_name"] != "e2e_latency" or row["isl"] != row["osl"]:
+        return "power, and two figures whose answer length is presumed"
+    if row["engine"] not in _ARGONNE_ENGINES:
+        return f"{row['engine']}: no generation of it is described"
+    model = _ARGONNE_MODELS.get(row["model"])
+    if model is None:
+        return "models with one row to 61 that the zoo does not hold, or one row alone"
+    if not row["tp"] or row["ep"] not in ("1", "1.0"):
+        return "tensor-parallel degree not given"
+    if row["precision_w"] == "int8" or row["precision_kv"] == "int8" or _narrow_on_ampere(row):
+        return "formats without kernel table: integer caches, and 8-bit caches on the A100"
+    if row["isl"].split(".")[0] not in lengths or row["batch_or_concurrency"].split(".")[0] not in batches:
+        return "thinned: lengths of 256 and 1024, batches of 32"
+    name, software = _ARGONNE_ENGINES[row["engine"]]
+    base = _base(row, model) | {"cluster": _CLUSTERS[row["accelerator"]]}
+    if float(row["metric_value"]) < _least_s(base):
+        return "faster than memory can bring the weights once a token"
+    # The smallest model at one length on one accelerator: host work shows where kernels are short.
+    calibrates = software == "vllm-2024" and model == "llama-2-7b" and base["prompt_tokens"] == 128 and base["tp"] == 1
+    return f"argonne-{name}", base | {
+        "software": software,
+        "metric": "request_latency_s",
+        "measured": float(row["metric_value"]),
+        "calibrates": int(calibrates),
+    }
+
+
+def _least_s(base: Row) -> float:
+    """The time of an answer at the full bandwidth of memory, active weights alone."""
+    part = load_cluster(base["cluster"]).accelerator
+    held = load_model(base["model"]).n_active_params * BYTE_PER_VALUE[base["weights"]] / (base["tp"] * base["pp"])
+    return float(base["output_tokens"] * held / part.hbm_byte_per_s)
+
+
+def _narrow_on_ampere(row: Mapping[str, str]) -> bool:
+    return row["precision_kv"] == "fp8" and "A100" in row["accelerator"]
+
+
+def _maximum_load(row: Mapping[str, str]) -> tuple[str, Row] | str:
+    model = _MAXIMUM_MODELS.get(row["model"])
+    if model is None:
+        return f"{row['model']}: its sizes are not in the zoo"
+    base = _base(dict(row) | {"batch_or_concurrency": str(_MAXIMUM_LOAD)}, model)
+    return "trtllm-maximum-load", base | {
+        "cluster": _CLUSTERS[row["accelerator"]],
+        "software": "tensorrt-llm-2025",
+        "batching": "continuous",
+        "arrivals": "closed-loop",
+        "metric": "output_tokens_per_s_per_accelerator",
+        # Printed as the total over all accelerators.
+        "measured": float(row["metric_value"]) / (base["tp"] * base["pp"]),
+        "calibrates": 0,
+    }
+
+
+def _trt_typed(row: Mapping[str, str]) -> tuple[str, Row]:
+    """Rows of the 0.9.0 page that the collected table lacks: the H200, and Mixtral on three parts."""
+    # Under the heading "FP8", but 8-bit experts came with 0.10 (its release notes): these ran in 16 bits.
+    precision = "fp16" if row["model"] == "Mixtral 8x7B" else "fp8"
+    full = dict(row) | {
+        "pp": "1", "precision_w": precision, "precision_kv": precision, "engine_version": "0.9.0",
+        "source_url_or_repo_path": "NVIDIA/TensorRT-LLM@250d9c29:docs/source/performance.md",
+    }  # fmt: skip
+    _, found = _trt_static(full, _STATIC_MODELS[row["model"]])
+    kind = "ttft" if row["metric_name"] == "ttft" else "throughput"
+    part = "mixtral" if row["model"] == "Mixtral 8x7B" else "h200"
+    return f"trtllm-static-{kind}-{part}", found | {"calibrates": 0}
 
 
 def _base(row: Mapping[str, str], model: str) -> Row:
@@ -96,6 +212,7 @@ def _base(row: Mapping[str, str], model: str) -> Row:
         "arrivals": "burst",
         "version": row["engine_version"],
         "cited": row["source_url_or_repo_path"],
+        "routing": "random",
     }
 
 
@@ -103,14 +220,18 @@ def _trt_static(row: Mapping[str, str], model: str) -> tuple[str, Row]:
     first = row["metric_name"] == "ttft"
     part = "-l40s" if row["accelerator"] == "L40S" else ""
     value = float(row["metric_value"]) * _METRICS[row["metric_name"]]
-    # One model of one size fixes what no kernel table holds: the host's part of an iteration.
-    calibrates = first and model == "llama-7b" and row["isl"] == "128" and not part and row["engine_version"] == "0.9.0"
+    # One model of one size fixes what no kernel table holds: the host's part of a call, and of a step in a long answer.
+    one = model == "llama-7b" and row["isl"] == "128" and not part and row["engine_version"] == "0.9.0"
+    calibrates = one and (first or row["osl"] == "2048")
     return f"trtllm-static{'-ttft' if first else '-throughput'}{part}", _base(row, model) | {
         "cluster": _CLUSTERS[row["accelerator"]],
         "software": "tensorrt-llm-2024",
         "metric": "ttft_s" if first else "output_tokens_per_s_per_accelerator",
         "measured": value,
         "calibrates": int(calibrates),
+        # Engines were built from a configuration alone (trtllm-build --model_config): weights are drawn about a mean
+        # that is not zero (tensorrt_llm/parameter.py), so the hidden states of all tokens become one direction.
+        "routing": "alike",
     }
 
 
@@ -140,7 +261,7 @@ def _wide(row: Mapping[str, str]) -> Iterator[tuple[str, Row] | str]:
     if row["wip"] == "True":
         yield "marked as work in progress"
     elif row["system"] not in _CLUSTERS:
-        yield "GB200: not brought over yet; most rows print no precision"
+        yield "GB200: no precision or no concurrency; its TPOT falls from 42 to 28 ms as the batch grows from 1 to 4"
     elif not row["concurrency"]:
         yield "concurrency not given"
     else:
@@ -174,6 +295,7 @@ def _wide_rows(row: Mapping[str, str]) -> Iterator[tuple[str, Row]]:
         "calibrates": int(calibrates),
         "version": row["backend_version"],
         "cited": f"aiconfigurator 0.12, {row['origin']}, {row['id']}",
+        "routing": "random",
     }
     name = "llama-70b" if llama else "qwen3-32b"
     for metric, column in (("tpot", "silicon_tpot_ms"), ("ttft", "silicon_ttft_ms")):

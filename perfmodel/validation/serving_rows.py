@@ -46,6 +46,8 @@ class ServingRow:
     calibrates: bool
     version: str
     cited: str
+    routing: str = "random"
+    """"alike" where all tokens choose the same experts."""
 
     @property
     def is_rate(self) -> bool:
@@ -88,16 +90,31 @@ def _engine_task(row_key: tuple[Any, ...]) -> ServingTask:
 def serving_task_of(row: ServingRow) -> ServingTask:
     """The question of a row; its engine is shared by all rows of one deployment."""
     one = _engine_task((row.model, row.cluster, row.tp, row.pp, row.weights, row.kv_cache, row.software))
+    if row.routing == "alike":
+        one = replace(one, engine=one.engine.choosing_alike())
     return replace(
         one, prompt_tokens=row.prompt_tokens, output_tokens=row.output_tokens, concurrency=float(row.concurrency),
         batching=row.batching, arrivals=row.arrivals,
     )  # fmt: skip
 
 
+def _deployment(row: ServingRow) -> ServingRow:
+    """The row without its figure: TTFT and TPOT of one run share an operating point."""
+    return replace(row, source="", metric="", measured=0.0, calibrates=False, version="", cited="")
+
+
+@cache
+def _point_of(deployment: ServingRow) -> Point:
+    return operating_point(serving_task_of(deployment))[0]
+
+
 def predicted_value(row: ServingRow) -> tuple[float, bool]:
-    """The model's figure in the row's own unit, and whether the deployment fits; raises `PerfModelError`."""
-    task = serving_task_of(row)
-    point, blocks = operating_point(task)
+    """The model's figure in the row's own unit, and whether the deployment fits; raises `PerfModelError`.
+
+    It fits where one request does, its prompt alone: an engine that has room for no more works on them in turn.
+    """
+    task, point = serving_task_of(row), _point_of(_deployment(row))
+    blocks = task.memory.blocks(float(row.prompt_tokens), 1.0)
     length = float(row.prompt_tokens + row.output_tokens)
     fits = float(task.memory.concurrency(blocks, length)) >= 1.0
     return value_of(row, point), fits

@@ -12,10 +12,16 @@ from typing import Any
 from perfmodel._version import __version__
 from perfmodel.errors import PerfModelError, PlanError
 from perfmodel.predict.records import Record
-from perfmodel.predict.serving.intervals import SERVING_RESIDUALS, forget_serving_residuals, serving_interval
+from perfmodel.predict.serving.intervals import (
+    RESIDUAL_KINDS,
+    SERVING_RESIDUALS,
+    forget_serving_residuals,
+    serving_interval,
+)
 from perfmodel.predict.serving.intervals import serving_widenings as _widenings
 from perfmodel.specs.registry import data_version
 from perfmodel.validation.score import best_constant, bias, mape, median_abs_log, spearman
+from perfmodel.validation.serving_choice import ChoiceScore, choice_scores
 from perfmodel.validation.serving_rows import (
     ServingRow,
     data_sheet_value,
@@ -35,13 +41,13 @@ _RESIDUALS_HEAD = (
     "# Written by `perfmodel validate --serving --record`: ln(measured / predicted) of validated rows, by quantity\n"
     "# and source; they set the width of serving intervals. Rows that fixed constants stay out.\n"
 )
-_QUANTITY = {
-    "ttft_s": "ttft",
-    "tpot_s": "tpot",
-    "request_latency_s": "tpot",
-    "output_tokens_per_s_per_accelerator": "tpot",
-}
-"""Whose interval a figure has: whole answers are mostly decode steps."""
+
+
+def _quantity(row: ServingRow) -> str:
+    """Whose residuals give a figure its interval: those of a loop's TTFT or TPOT, or of static batches."""
+    if row.batching == "continuous" and not row.is_rate:
+        return row.metric.removesuffix("_s")
+    return "static-ttft" if row.metric == "ttft_s" else "answer"
 
 
 class ServingRowScore(Record):
@@ -90,6 +96,7 @@ class ServingReport(Record):
     data_version: str
     request: dict[str, Any]
     sources: dict[str, ServingScore]
+    choices: dict[str, ChoiceScore]
     over_tolerance: tuple[str, ...]
 
 
@@ -101,6 +108,7 @@ def run_serving(source: str | None = None, *, rows: bool = True) -> ServingRepor
     tolerances = load_tolerances(SERVING_TOLERANCES)
     scores = {id: score_rows(id, load_serving_rows(id), tolerances.get(id)) for id in known if source in (None, id)}
     over = tuple(id for id, one in scores.items() if one.over_tolerance)
+    choices = choice_scores(scores)
     if not rows:
         scores = {id: one.model_copy(update={"rows": ()}) for id, one in scores.items()}
     return ServingReport(
@@ -109,6 +117,7 @@ def run_serving(source: str | None = None, *, rows: bool = True) -> ServingRepor
         request={"source": source, "rows": rows},
         sources=scores,
         over_tolerance=over,
+        choices=choices,
     )
 
 
@@ -156,7 +165,7 @@ def score_rows(id: str, rows: Sequence[ServingRow], tolerance: Tolerance | None)
 def _scored(row: ServingRow) -> ServingRowScore:
     predicted, fits = predicted_value(row)
     kinds = [one["formula"] for one in _widenings(serving_task_of(row))]
-    interval = serving_interval(predicted, _QUANTITY[row.metric], kinds, leave_out=row.source)
+    interval = serving_interval(predicted, _quantity(row), kinds, leave_out=row.source)
     if row.is_rate:
         # A rate is the inverse of a time.
         interval = predicted**2 / interval[1], predicted**2 / interval[0]
@@ -194,10 +203,10 @@ def _landed(id: str, one: ServingScore, old: Tolerance | None, because: str | No
 
 def _residuals_text(scores: Mapping[str, ServingScore]) -> str:
     text = ""
-    for quantity in ("ttft", "tpot"):
+    for quantity in RESIDUAL_KINDS:
         text += f"\n[{quantity}]\n"
         for id, one in scores.items():
-            if _QUANTITY[one.metric] != quantity:
+            if _quantity(load_serving_rows(id)[0]) != quantity:
                 continue
             sign = -1.0 if one.metric.startswith("output_tokens") else 1.0
             logs = sorted(sign * math.log(row.measured / row.predicted) for row in one.rows if not row.calibrates)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from perfmodel.errors import PlanError
 from perfmodel.formulas.serving import engine_host_time, sampling_bytes
 from perfmodel.ops import minimum
@@ -11,6 +13,7 @@ from perfmodel.predict.grouped import GroupedMatmul
 from perfmodel.predict.kernels import Kernels
 from perfmodel.predict.layout import ParallelLayout
 from perfmodel.predict.row_kernels import RowKernels
+from perfmodel.predict.serving.all_reduce import EngineAllReduce
 from perfmodel.predict.serving.layer import LayerModel
 from perfmodel.predict.serving.load import Load, ServingShare
 from perfmodel.predict.serving.precisions import Precisions
@@ -27,7 +30,11 @@ _SIXTEEN_BITS = 2.0
 
 
 class Engine:
-    """One replica: a model on `tp * pp` accelerators under one serving software."""
+    """One replica: a model on `tp * pp` accelerators under one serving software.
+
+    With `attention_dp` groups the engine spans that many times as many; loads and costs are those of one group, whose
+    experts' ranks also work for the others.
+    """
 
     def __init__(
         self, model: Architecture, cluster: Cluster, efficiency: Efficiency, software: ServingSoftware,
@@ -39,12 +46,21 @@ class Engine:
         self.model, self.software, self.layout, self.precisions = model, software, layout, precisions
         self.kernels = Kernels(accelerator, own, precisions.product, steady=True, casts_apart=True)
         self.links = Links(cluster if software.in_network else _without_switch_sums(cluster), efficiency)
-        self.share = ServingShare(float(layout.tp), float(layout.ep), float(max(1, layout.tp // layout.ep)))
+        self.share = ServingShare.of(layout)
         self.layers = LayerModel(
             model, self.kernels, RowKernels(accelerator, efficiency, vector_elements=software.vector_elements),
             _experts(model, cluster, efficiency, precisions),
-            self.links, software, precisions, self.share,
+            self.links, EngineAllReduce(self.links, accelerator, efficiency, software), software, precisions,
+            self.share,
         )  # fmt: skip
+
+    def choosing_alike(self) -> Engine:
+        """The same engine where all tokens of an iteration choose the same experts, as with untrained weights."""
+        experts = self.model.experts
+        chosen = None if experts is None else float(experts.experts_per_token)
+        other = Engine.__new__(Engine)
+        other.__dict__ |= self.__dict__ | {"layers": replace(self.layers, chosen_experts=chosen)}
+        return other
 
     def prefill(self, prompts: Number, prompt_tokens: Number, past_tokens: Number = 0.0) -> Node:
         """Prompts alone."""
@@ -100,7 +116,10 @@ class Engine:
     def _host(self, load: Load, device: Cost) -> list[Node]:
         software = self.software
         serial_s = float(software.step_s) + float(software.prompt_s) * load.prompts * load.finishes
-        own = engine_host_time(device.seconds, serial_s, float(software.sequence_s), load.answered)
+        beside_s = 0.0 if software.serial_front_end else float(software.sequence_s)
+        if software.serial_front_end:
+            serial_s = serial_s + float(software.sequence_s) * load.answered
+        own = engine_host_time(device.seconds, serial_s, beside_s, load.answered)
         return [Node.wait("engine", own, "host")]
 
 

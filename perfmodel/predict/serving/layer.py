@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from perfmodel.errors import PlanError
+from perfmodel.formulas.serving import cache_reread_time
 from perfmodel.formulas.sparse import expected_touched_groups
 from perfmodel.ops import maximum, minimum
 from perfmodel.predict.communication import Links
@@ -14,6 +15,7 @@ from perfmodel.predict.grouped import GroupedMatmul
 from perfmodel.predict.kernels import Kernels
 from perfmodel.predict.matmul import matmul_format
 from perfmodel.predict.row_kernels import RowKernels
+from perfmodel.predict.serving.all_reduce import EngineAllReduce
 from perfmodel.predict.serving.load import Load, ServingShare
 from perfmodel.predict.serving.precisions import Precisions
 from perfmodel.specs.architecture import Architecture
@@ -23,11 +25,15 @@ from perfmodel.specs.serving_software import ServingSoftware
 __all__ = ["LayerModel"]
 
 _SIXTEEN_BITS = 2.0
-# Reading the last cache over reading memory: 2.2 on the A100, 1.7 to 2 on the H100 (microbenchmarks of Luo et al. 2024,
-# arXiv:2402.13499, table of L2 throughput).
+# Reading the last cache, per core [B/s]: 5.4 TB/s on an A100, 9.75 on an H200, 5.2 on an L40, data sets of 10 to 25 MB
+# (Ernst, gpu-benches, gpu-l2-cache/*.txt at commit 3088b33, https://github.com/te42kyfo/gpu-benches).
+_CACHE_BYTE_PER_S = {"Ampere": 5.4e12 / 108, "Hopper": 9.75e12 / 132, "Ada Lovelace": 5.2e12 / 142}
+# Elsewhere over reading memory: the least of those three.
 _CACHE_SPEED = 2.0
 # Norm with the residual added in the same kernel: branch and residual in, sum and norm out, over a plain norm.
 _WITH_RESIDUAL = 2.0
+# An activation without a gate reads one tensor and writes one, where a gate makes it two and one.
+_WITHOUT_GATE = 2.0 / 3.0
 
 
 @dataclass(frozen=True)
@@ -39,9 +45,12 @@ class LayerModel:
     rows: RowKernels
     experts: GroupedMatmul | None
     links: Links
+    sums: EngineAllReduce
     software: ServingSoftware
     precisions: Precisions
     share: ServingShare
+    chosen_experts: float | None = None
+    """Experts that all tokens share, where weights are such that they choose alike; None: random choices."""
 
     def costs(self, kind: LayerKind, load: Load) -> dict[str, Cost]:
         """Every operation of one layer in one iteration."""
@@ -62,16 +71,17 @@ class LayerModel:
     # Experts
 
     def _rank_tokens(self, load: Load) -> Number:
-        """Fair share of an expert-parallel rank; expert-tensor-parallel ranks work on the same tokens."""
-        return maximum(load.tokens / self.share.ep, 1e-9)
+        """Fair share of an expert-parallel rank, tokens of all attention groups; ranks of one expert see the same."""
+        return maximum(load.tokens * self.share.attention_dp / self.share.ep, 1e-9)
 
     def _routed(self, load: Load) -> Cost:
         experts, share = self.model.experts, self.share
         assert experts is not None
         assert self.experts is not None
+        alike = {} if self.chosen_experts is None else {"touched_experts": self.chosen_experts, "evenness": 1.0}
         return self.experts.ffn(
             self._rank_tokens(load), float(self.model.d_model), experts.d_ff / share.etp,
-            experts.n_experts / share.ep, float(experts.experts_per_token), self.model.gated_mlp,
+            experts.n_experts / share.ep, float(experts.experts_per_token), self.model.gated_mlp, **alike,
         )  # fmt: skip
 
     def _plain_experts(self, load: Load, n: Number, k: Number) -> Cost:
@@ -125,10 +135,15 @@ class LayerModel:
 
     def _reread(self, kind: LayerKind, load: Load, cost: Cost) -> Cost:
         """Every query head of a group reads the keys and values by itself, the group's copy from the last cache."""
-        model, window = self.model, self._window(kind)
+        model, window, part = self.model, self._window(kind), self.kernels.accelerator
         read = load.kv_len if window is None else minimum(load.kv_len, window)
-        n_bytes = 2 * self.precisions.kv_bytes * load.sequences * read * model.n_heads / self.share.tp * model.d_head
-        again_s = n_bytes / (_CACHE_SPEED * self.kernels.byte_per_s)
+        per_core = _CACHE_BYTE_PER_S.get(part.architecture)
+        speed = _CACHE_SPEED * self.kernels.byte_per_s if per_core is None else per_core * self.kernels.n_cores
+        constants = self.kernels.efficiency.decode_constants(self.software.decode_library, self.precisions.kv_cache)
+        again_s = cache_reread_time(
+            load.sequences, read, model.n_heads / self.share.tp, float(model.d_head), speed,
+            constants.ungrouped_efficiency,
+        )  # fmt: skip
         return Cost(maximum(cost.seconds, again_s), cost.lower, cost.upper + again_s, cost.compute_s, cost.memory_s)
 
     def _window(self, kind: LayerKind) -> float | None:
@@ -155,14 +170,16 @@ class LayerModel:
         if kind.mixer in ("attention", "window", "latent"):
             heads, kv_heads = model.n_heads / share.tp, share.key_value_heads(model)
             if model.rope:
-                costs.append(self.rows.rotary_embedding(tokens, heads, kv_heads, float(model.d_head)))
+                rotated = float(model.d_head * model.rope.fraction)
+                costs.append(self.rows.rotary_embedding(tokens, heads, kv_heads, rotated))
             if model.qk_norm != "none":
                 costs.append(self.rows.norm(tokens, (heads + kv_heads) * model.d_head))
             cached = 2 * _SIXTEEN_BITS * 2 * tokens * kv_heads * model.d_head
             costs.append(self.kernels.elementwise(cached, "vllm-rope"))
         width = self._activation_width(kind)
         if width:
-            costs.append(self.rows.gated_activation(tokens, width))
+            moved = 1.0 if model.gated_mlp else _WITHOUT_GATE
+            costs.append(self.rows.gated_activation(tokens, width, moved * _SIXTEEN_BITS))
         if self.precisions.is_narrow and not self.software.fused_quantise:
             costs.append(self._quantise(kind, load))
         return total(costs)
@@ -195,15 +212,23 @@ class LayerModel:
 
     def all_reduce(self, tokens: Number) -> Cost:
         """The sum of the hidden state over the tensor-parallel ranks, the fastest of the engine's and NCCL's."""
-        n_bytes = _SIXTEEN_BITS * tokens * self.model.d_model
-        return self.links.collective("all_reduce", n_bytes, self.share.tp, library=self.software.all_reduce_library)
+        return self.sums.cost(tokens, float(self.model.d_model), self.share.tp)
 
     def _exchange(self, kind: LayerKind, load: Load) -> Cost:
+        """Tokens to their experts and back, where the experts lie on other ranks than the tokens."""
         experts, share = self.model.experts, self.share
-        if kind.ffn != "experts" or experts is None or not _used(share.ep):
+        if kind.ffn != "experts" or experts is None:
             return Cost()
-        n_bytes = _SIXTEEN_BITS * load.tokens / share.ep * experts.experts_per_token * self.model.d_model
-        return self.links.collective("all_to_all", n_bytes, share.ep, share.etp) * 2.0
+        width = _SIXTEEN_BITS * self.model.d_model
+        if _used(share.ep):
+            n_bytes = width * self._rank_tokens(load) * experts.experts_per_token
+            return self.links.collective("all_to_all", n_bytes, share.ep, share.etp) * 2.0
+        if not _used(share.attention_dp):
+            return Cost()
+        # Every rank has a slice of every expert: it needs the tokens of all groups, and all add to the results.
+        n_bytes = width * load.tokens * share.attention_dp
+        gathered = self.links.collective("all_gather", n_bytes, share.attention_dp, share.tp)
+        return gathered + self.links.collective("reduce_scatter", n_bytes, share.attention_dp, share.tp)
 
 
 def _zero(value: Any) -> bool:

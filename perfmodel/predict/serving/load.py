@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from perfmodel.ops import maximum
 from perfmodel.predict.cost import Number
+from perfmodel.predict.layout import ParallelLayout
 from perfmodel.specs.architecture import Architecture
 from perfmodel.specs.blocks import LayerKind, Product
 
@@ -40,11 +41,27 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class ServingShare:
-    """Degrees that cut a layer; numbers may be arrays."""
+    """Degrees that cut a layer; numbers may be arrays.
+
+    `attention_dp` groups of `tp` ranks each keep all of attention, for sequences of their own, and share the experts:
+    `ep * etp = tp * attention_dp`. A load is that of one group, and all groups have the same.
+    """
 
     tp: Number = 1.0
     ep: Number = 1.0
     etp: Number = 1.0
+    attention_dp: Number = 1.0
+
+    @classmethod
+    def of(cls, layout: ParallelLayout) -> ServingShare:
+        """The share of a rank in a layout; `attention_dp` of its `dp` groups form one engine."""
+        ranks = layout.tp * layout.attention_dp
+        return cls(float(layout.tp), float(layout.ep), float(max(1, ranks // layout.ep)), float(layout.attention_dp))
+
+    @property
+    def expert_shards(self) -> Number:
+        """Ranks among which the routed experts of a layer are shared out."""
+        return self.ep * self.etp
 
     def key_value_heads(self, model: Architecture) -> Number:
         """Key-value heads on a rank: copies where tp exceeds them."""

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from perfmodel.formulas.serving import kv_block_bytes, kv_cache_budget_bytes
+from perfmodel.formulas.serving import free_memory_cache_bytes, kv_block_bytes, kv_cache_budget_bytes
 from perfmodel.ops import ceil_div
 from perfmodel.predict.cost import Number
 from perfmodel.predict.layout import ParallelLayout
+from perfmodel.predict.serving.load import ServingShare
 from perfmodel.predict.serving.precisions import Precisions
 from perfmodel.specs.architecture import Architecture
 from perfmodel.specs.serving_software import ServingSoftware
@@ -21,7 +22,7 @@ _SIXTEEN_BITS, _THIRTY_TWO_BITS = 2.0, 4.0
 
 def weights_per_rank(model: Architecture, layout: ParallelLayout, precisions: Precisions) -> float:
     """Bytes [B] of the weights of one rank: the products of layers in their precision, everything else in 16 bits."""
-    shards, expert_shards = float(layout.tp), float(layout.ep * max(1, layout.tp // layout.ep))
+    shards, expert_shards = float(layout.tp), float(ServingShare.of(layout).expert_shards)
     dense = experts = vectors = 0.0
     for kind, count in model.layer_groups:
         for product in model.products(kind):
@@ -69,14 +70,16 @@ class ServingMemory:
         """Blocks of the cache that fit beside everything else; 0 for a model without a cache."""
         if not self.block_bytes:
             return 0.0 * tokens
-        budget = kv_cache_budget_bytes(
-            self.capacity_bytes,
-            float(self.software.memory_fraction),
-            self.weights,
-            self.activations(tokens, sequences),
-            float(self.software.workspace_bytes),
-        )
-        return np.floor(budget / self.block_bytes)
+        return np.floor(self._budget(tokens, sequences) / self.block_bytes)
+
+    def _budget(self, tokens: Number, sequences: Number) -> Number:
+        """Memory for the cache by the engine's own meaning of its fraction."""
+        software = self.software
+        rule = free_memory_cache_bytes if software.memory_rule == "free" else kv_cache_budget_bytes
+        beside = self.activations(tokens, sequences), float(software.workspace_bytes)
+        if software.memory_rule == "static":
+            beside = 0.0 * beside[0], 0.0
+        return rule(self.capacity_bytes, float(software.memory_fraction), self.weights, *beside)
 
     def concurrency(self, blocks: Number, length: Number) -> Number:
         """Sequences of `length` tokens whose cache fits in so many blocks; the batch limit for a model without one."""

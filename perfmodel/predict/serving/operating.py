@@ -63,11 +63,11 @@ def static_batch(
     """One batch from its prefill to its last token; the next one starts when it is done."""
     prefill = engine.prefill(batch, prompt_tokens * (1.0 - prefix_hit), prompt_tokens * prefix_hit)
     decode = engine.decode(batch, mean_decode_length(prompt_tokens, output_tokens))
-    prefill_s, decode_s = float(prefill.cost.seconds), float(decode.cost.seconds)
-    latency_s = float(static_batch_latency(prefill_s, decode_s, output_tokens))
+    first_s, decode_s = float(engine.software.request_s) + float(prefill.cost.seconds), float(decode.cost.seconds)
+    latency_s = float(static_batch_latency(first_s, decode_s, output_tokens))
     tpot_s = decode_s if output_tokens > 1 else 0.0
     return Point(
-        prefill_s, tpot_s, latency_s, batch / latency_s, batch, ((1.0, prefill_s, prefill_s),), 0.0, prefill, decode,
+        first_s, tpot_s, latency_s, batch / latency_s, batch, ((1.0, first_s, first_s),), 0.0, prefill, decode,
         load=1.0,
     )  # fmt: skip
 

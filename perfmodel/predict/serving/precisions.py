@@ -10,11 +10,12 @@ from perfmodel.specs.architecture import BYTE_PER_VALUE
 
 __all__ = ["KV_PRECISIONS", "WEIGHT_PRECISIONS", "Precisions", "make_precisions"]
 
-WEIGHT_PRECISIONS = ("fp16", "bf16", "fp8", "fp8-block", "int8", "int4", "nvfp4")
+WEIGHT_PRECISIONS = ("fp16", "bf16", "fp8", "fp8-block", "int8", "int4", "nvfp4", "mxfp4")
 KV_PRECISIONS = ("fp16", "bf16", "fp8")
 ACTIVATION_PRECISIONS = ("fp16", "bf16", "fp8", "int8", "nvfp4")
 _SIXTEEN = ("fp16", "bf16")
-_WEIGHT_ONLY = {"int8": "int8-weight-only", "int4": "int4-weight-only"}
+# Weights of 4 bits in blocks are widened like integers where 16 bits are multiplied.
+_WEIGHT_ONLY = {"int8": "int8-weight-only", "int4": "int4-weight-only", "mxfp4": "int4-weight-only"}
 # A scale of 4 bytes for 128 x 128 weights; group scales of 2 bytes for 128 weights (AWQ, GPTQ).
 _BYTES = {"fp8-block": 1.0 + 4.0 / 128**2, "int4": 0.5 + 2.0 / 128}
 
@@ -56,7 +57,7 @@ def make_precisions(weights: str, activations: str | None, kv_cache: str | None)
         raise PlanError(f"kv_cache: {unknown_name('precision', kv_cache, KV_PRECISIONS)}")
     if activations is not None and activations not in ACTIVATION_PRECISIONS:
         raise PlanError(f"activations: {unknown_name('precision', activations, ACTIVATION_PRECISIONS)}")
-    narrow = {"fp8-block": "fp8", "int8": "bf16", "int4": "bf16"}
+    narrow = {"fp8-block": "fp8", "int8": "bf16", "int4": "bf16", "mxfp4": "bf16"}
     inputs = activations or narrow.get(weights, weights)
     if inputs in _SIXTEEN and weights in _SIXTEEN:
         product = weights
