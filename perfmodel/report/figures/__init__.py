@@ -1,0 +1,29 @@
+"""Figures of result documents; each takes a document (or its record) and returns a matplotlib `Figure`.
+
+    from perfmodel.report import figures
+    figures.waterfall(plan).savefig("waterfall.svg")
+
+They draw what the document says. Only `roofline`, `elasticities` and `load_curve` price the document's own request
+again, and raise `PlanError` where this version of perfmodel would answer differently.
+"""
+
+from perfmodel.report.figures.choices import budget_curve, pareto, tornado
+from perfmodel.report.figures.placement import expert_balance, load_duration
+from perfmodel.report.figures.roof import roofline
+from perfmodel.report.figures.serving import load_curve, percentiles
+from perfmodel.report.figures.terms import memory_bars, waterfall
+from perfmodel.report.figures.timeline import pipeline_timeline
+
+__all__ = [
+    "budget_curve",
+    "expert_balance",
+    "load_curve",
+    "load_duration",
+    "memory_bars",
+    "percentiles",
+    "pareto",
+    "pipeline_timeline",
+    "roofline",
+    "tornado",
+    "waterfall",
+]

@@ -1,0 +1,206 @@
+"""What would help, and what else could have been chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from perfmodel.cli import format as fmt
+from perfmodel.report.documents import as_document, needed
+from perfmodel.report.style import FILLS, canvas
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["budget_curve", "pareto", "tornado"]
+
+_STEP = 0.1
+"""The tornado's change of each quantity; elasticities hold near where they are taken."""
+_SHOWN = 10
+
+
+def tornado(result: Any) -> Figure:
+    """How the answer moves with each quantity: by its elasticity for +-10 %, and recomputed for twice the quantity.
+
+    Sensitivities without elasticity (other inputs, other answers) are bars from the answer to theirs. Raises
+    `PlanError` where the document has none.
+    """
+    document = as_document(result)
+    found = needed(document, "sensitivities", "tornado")
+    if "elasticity" in found[0]:
+        return _elasticities(found, _answer(document, found[0]))
+    return _changed_answers(document, found)
+
+
+def _answer(document: Mapping[str, Any], one: Mapping[str, Any]) -> tuple[str, float]:
+    """Name and value of the quantity that `if_doubled_NAME` is about."""
+    doubled = next(key for key in one if key.startswith("if_doubled_"))
+    name = doubled.removeprefix("if_doubled_")
+    value = (document.get("prediction") or document).get(name)
+    return name, float(needed({name: value}, name, "tornado"))
+
+
+def _elasticities(found: Sequence[Mapping[str, Any]], answer: tuple[str, float]) -> Figure:
+    name, value = answer
+    rows = sorted(found, key=lambda one: -abs(one["elasticity"]))[:_SHOWN]
+    figure, (left, right) = canvas(1, 2, height=0.33 * len(rows) + 1.3, sharey=True)
+    for row, one in enumerate(rows):
+        ends = [100 * ((1 + sign * _STEP) ** one["elasticity"] - 1) for sign in (-1, 1)]
+        for end, fill in zip(ends, (FILLS[3], FILLS[0]), strict=True):
+            left.barh(row, end, height=0.62, edgecolor="black", linewidth=0.6, **fill)
+        text = f"{one['elasticity']:+.3f}"
+        left.annotate(text, (max(ends), row), (4, 0), textcoords="offset points", va="center", fontsize=8)
+        _dumbbell(right, row, value, one[f"if_doubled_{name}"])
+    left.axvline(0, color="black", linewidth=0.8)
+    left.set_yticks(range(len(rows)), [_wrapped(one["quantity"]) for one in rows])
+    left.invert_yaxis()
+    widest = max(abs(bound) for bound in left.get_xlim())
+    left.set_xlim(-1.15 * widest, 1.55 * widest)
+    words, is_time = name.removesuffix("_s").replace("_", " "), name.endswith("_s")
+    left.set_title("quantity -10 % (crossed), +10 % (solid)")
+    left.set_xlabel(f"change of {words} [%]; number: elasticity")
+    right.set_title("quantity doubled")
+    right.set_xlabel(f"{words}{f' [{fmt.time_unit(value)}]' if is_time else ''}")
+    right.axvline(value, color="black", linewidth=0.8, linestyle=":")
+    if is_time:
+        from matplotlib.ticker import FuncFormatter
+
+        right.xaxis.set_major_formatter(FuncFormatter(lambda x, _: fmt.seconds_beside(x, value, 2)))
+    low, high = right.get_xlim()
+    right.set_xlim(low - 0.2 * (high - low), high + 0.22 * (high - low))
+    right.tick_params(axis="y", length=0)
+    return figure
+
+
+def _dumbbell(axes: Axes, row: float, now: float, then: float) -> None:
+    axes.plot([now, then], [row, row], color="black", linewidth=1.2)
+    axes.plot([now], [row], marker="o", color="white", markeredgecolor="black", markersize=5)
+    axes.plot([then], [row], marker="D", color="black", markersize=5)
+    change = fmt.percent(then / now - 1, signed=True)
+    side, align = (-6, "right") if then < now else (6, "left")
+    axes.annotate(change, (then, row), (side, 0), textcoords="offset points", va="center", ha=align, fontsize=8)
+
+
+def _changed_answers(document: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) -> Figure:
+    """Another value of one input, and the answer then."""
+    name = next(key for key in found[0] if key not in ("quantity", "value"))
+    now = float((document.get("decision") or {}).get(name) or 0.0)
+    rows = sorted(found, key=lambda one: one[name])[-2 * _SHOWN :]
+    figure, axes = canvas(height=0.3 * len(rows) + 1.1)
+    share = name.endswith("_fraction")
+    scale, unit = (100.0, " [%]") if share else (1.0, "")
+    for row, one in enumerate(rows):
+        fill = FILLS[0] if one[name] >= now else FILLS[3]
+        axes.barh(row, scale * (one[name] - now), left=scale * now, height=0.6, edgecolor="black", linewidth=0.6, **fill)
+        text = fmt.percent(one[name], signed=True) if share else fmt.significant(one[name])
+        axes.annotate(text, (scale * max(one[name], now), row), (4, 0), textcoords="offset points", va="center", fontsize=8)
+    axes.axvline(scale * now, color="black", linewidth=1)
+    axes.set_yticks(range(len(rows)), [f"{_wrapped(one['quantity'])} = {one['value']:.4g}" for one in rows])
+    low, high = axes.get_xlim()
+    axes.set_xlim(low, high + 0.12 * (high - low))
+    axes.set_xlabel(f"{name.removesuffix('_fraction').replace('_', ' ')}{unit}; the line is the plan")
+    return figure
+
+
+def _wrapped(quantity: str) -> str:
+    return quantity.replace("_", " ").replace(" per ", "/")
+
+
+_AXES = (
+    ("step_time_s", "memory_bytes", "step time [s]", "memory of the fullest accelerator [GB]", 1.0, 1e-9),
+    ("interactivity", "output_tokens_per_s_per_accelerator", "tokens/s of one user (1 / TPOT)",
+     "output tokens/s per accelerator", 1.0, 1.0),
+    ("brake_events", "added_servers_fraction", "expected brakes a year", "servers added [%]", 1.0, 100.0),
+    ("cross_rank_fraction", "mean_max_over_mean_load", "tokens that change rank [%]",
+     "fullest rank over the mean", 100.0, 1.0),
+)  # fmt: skip
+"""What the frontier of each kind of plan is drawn in: keys, axis titles, scales."""
+
+
+def pareto(result: Any) -> Figure:
+    """The plan (star) among its alternatives, numbered as in the document; filled where tied with the best.
+
+    Raises `PlanError` where there are none, or none of a kind that has a picture.
+    """
+    document = as_document(result)
+    points = [_point(one) for one in needed(document, "alternatives", "pareto")]
+    for x, y, x_title, y_title, x_scale, y_scale in _AXES:
+        if all(key in one for one in points for key in (x, y)):
+            break
+    else:
+        needed({}, "alternatives with two quantities to compare", "pareto")
+    figure, axes = canvas(height=3.9)
+    places = [(x_scale * one[x], y_scale * one[y]) for one in points]
+    for (across, up), one in zip(places, points, strict=True):
+        face = "#555555" if one.get("tied") else "white"
+        axes.plot([across], [up], marker="o", color=face, markeredgecolor="black", markersize=7)
+    chosen = _point({**(document.get("decision") or {}), **(document.get("prediction") or {})})
+    held = chosen.get("memory_bytes")
+    if isinstance(held, Mapping):
+        chosen["memory_bytes"] = held["total"]
+    own = [(x_scale * chosen[x], y_scale * chosen[y])] if x in chosen and y in chosen else []
+    for across, up in own:
+        axes.plot([across], [up], marker="*", color="black", markersize=15, linestyle="")
+    axes.margins(0.1, 0.12)
+    _number(axes, places, own)
+    axes.set_xlabel(x_title)
+    axes.set_ylabel(y_title)
+    axes.ticklabel_format(useOffset=False)
+    axes.grid(linewidth=0.3, color="#bbbbbb")
+    tied = "; filled: as good as the plan within the interval" if any(one.get("tied") for one in points) else ""
+    axes.set_title(f"star: the plan; numbers: rows of the table{tied}")
+    return figure
+
+
+def _point(one: Mapping[str, Any]) -> dict[str, Any]:
+    """An alternative with its prediction's keys beside its own."""
+    found = {**one, **(one.get("prediction") or {})}
+    if found.get("tpot_s"):
+        found["interactivity"] = 1.0 / found["tpot_s"]
+    return found
+
+
+def _number(axes: Axes, places: Sequence[tuple[float, float]], own: Sequence[tuple[float, float]]) -> None:
+    """Numbers beside the points, each on the side where no other point or number is near."""
+    figure = axes.get_figure()
+    figure.draw_without_rendering()
+    spots = [tuple(axes.transData.transform(place)) for place in (*own, *places)]
+    taken = list(spots)
+    offsets = ((9, 0), (-9, 0), (0, 10), (0, -10), (9, 9), (-9, 9), (9, -9), (-9, -9), (20, 0), (-20, 0), (0, 21), (0, -21))
+    for number, (place, spot) in enumerate(zip(places, spots[len(own) :], strict=True), 1):
+        def room(offset: tuple[int, int], spot: tuple[float, float] = spot) -> float:
+            at = (spot[0] + 1.4 * offset[0], spot[1] + 1.4 * offset[1])
+            near = min((at[0] - x) ** 2 + (at[1] - y) ** 2 for x, y in taken)
+            return min(near, 14.0**2) - 0.02 * (offset[0] ** 2 + offset[1] ** 2)
+
+        best = max(offsets, key=room)
+        taken.append((spot[0] + 1.4 * best[0], spot[1] + 1.4 * best[1]))
+        axes.annotate(str(number), place, best, textcoords="offset points", ha="center", va="center", fontsize=8)
+
+
+def budget_curve(result: Any) -> Figure:
+    """Accuracy against budget: the plan, its bound at other budgets, and the same spending on every task."""
+    document = as_document(result)
+    points = needed(document, "alternatives", "budget_curve")
+    said = needed(document, "prediction", "budget_curve")
+    figure, axes = canvas(height=3.6)
+    axes.plot([one["budget"] for one in points], [100 * one["accuracy"] for one in points], color="black", marker=".",
+              label="best plan at another budget (bound)")  # fmt: skip
+    low, high = said["accuracy_interval"]
+    axes.errorbar([said["cost"]], [100 * said["accuracy"]], color="black", marker="*", markersize=14, capsize=4,
+                  yerr=[[100 * max(said["accuracy"] - low, 0)], [100 * max(high - said["accuracy"], 0)]],
+                  linestyle="", label=f"this plan, {fmt.percent(said['interval_level'])} interval")  # fmt: skip
+    for one in document.get("comparisons", ()):
+        if one["accuracy"] is None:
+            continue
+        axes.plot([one["cost"]], [100 * one["accuracy"]], marker="s", color="white", markeredgecolor="black")
+        text = f"{one['method']} x {one['samples']} for all"
+        axes.annotate(text, (one["cost"], 100 * one["accuracy"]), (7, -3), textcoords="offset points", fontsize=8)
+    if min(one["budget"] for one in points) > 0:
+        axes.set_xscale("log")
+    axes.set_xlabel(f"budget [{said['cost_unit']}]")
+    axes.set_ylabel("expected accuracy [%]")
+    axes.grid(linewidth=0.3, color="#bbbbbb")
+    axes.legend(loc="lower right", fontsize=8)
+    return figure

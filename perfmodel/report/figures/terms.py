@@ -1,0 +1,177 @@
+"""Where the time goes, and where the memory goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from perfmodel.cli import format as fmt
+from perfmodel.report.documents import as_document, needed, prediction_of
+from perfmodel.report.style import BOUND_BY, FILLS, canvas
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["held_bytes", "memory_bars", "waterfall"]
+
+_OPENED = 0.3
+"""A term of more than this share of the whole is drawn as its parts."""
+_SMALLEST = 0.001
+_ITERATIONS = ("prefill", "decode_step")
+_HELD = ("weights", "gradients", "optimizer", "kv_cache", "activations", "workspace")
+
+
+@dataclass(frozen=True)
+class _Bar:
+    name: str
+    seconds: float
+    bound_by: str
+
+
+def waterfall(result: Any) -> Figure:
+    """The exposed terms of a step one after the other, hatched by what binds them; of serving, those of an iteration.
+
+    Below a training step stand the bounds of perfect and of no overlap and the interval of the prediction. Raises
+    `PlanError` where the document has no terms.
+    """
+    document = prediction_of(as_document(result))
+    terms = needed(document, "terms", "waterfall")
+    serving = [term for term in terms if term["name"] in _ITERATIONS]
+    groups = [(term["name"], term["children"]) for term in serving] if serving else [("step", terms)]
+    bars = [_bars(inner) for _, inner in groups]
+    rows = sum(len(one) + 2 for one in bars)
+    figure, axes = canvas(
+        len(groups), squeeze=False, height=0.27 * rows + 1.0,
+        gridspec_kw={"height_ratios": [len(one) + 2 for one in bars]},
+    )  # fmt: skip
+    for panel, (name, _), found in zip(axes[:, 0], groups, bars, strict=True):
+        _draw_waterfall(panel, name.replace("_", " "), found, document if name == "step" else {})
+    used = {bar.bound_by for found in bars for bar in found}
+    figure.legend(handles=_keys(used), loc="outside lower center", ncols=6, title="bound by", fontsize=8)
+    return figure
+
+
+def _bars(terms: Sequence[Mapping[str, Any]]) -> list[_Bar]:
+    """Terms in their order; large ones as their parts, tiny ones as one."""
+    whole = sum(term["seconds"] for term in terms) or 1.0
+    found, rest = [], 0.0
+    for term in terms:
+        parts = term["children"] if term["children"] and term["seconds"] > _OPENED * whole else ()
+        for part in parts or (term,):
+            name = f"{term['name']}: {part['name']}" if parts else part["name"]
+            if part["seconds"] < _SMALLEST * whole:
+                rest += part["seconds"]
+            else:
+                found.append(_Bar(name.replace("_", " "), part["seconds"], part["bound_by"]))
+    return [*found, _Bar("all smaller ones", rest, "latency")] if rest > 0 else found
+
+
+def _draw_waterfall(axes: Axes, name: str, bars: list[_Bar], bounds: Mapping[str, Any]) -> None:
+    whole = sum(bar.seconds for bar in bars)
+    left = 0.0
+    for row, bar in enumerate(bars):
+        axes.barh(row, bar.seconds, left=left, height=0.72, edgecolor="black", linewidth=0.6, **_fill(bar.bound_by))
+        text = f"{fmt.seconds_beside(bar.seconds, whole, 3)} · {fmt.percent(bar.seconds / whole)}"
+        _beside(axes, left, left + bar.seconds, row, text, whole)
+        left += bar.seconds
+        axes.plot([left, left], [row + 0.36, row + 0.64], color="black", linewidth=0.6)
+    last = len(bars)
+    axes.barh(last, whole, height=0.72, facecolor="#eeeeee", edgecolor="black", linewidth=0.9)
+    axes.text(0.01 * whole, last, fmt.seconds(whole), va="center", weight="bold")
+    rows, most = [*(bar.name for bar in bars), name], whole
+    if "step_time_interval_s" in bounds:
+        low, high = bounds["step_time_interval_s"]
+        lower, upper = bounds["step_time_lower_s"], bounds["step_time_upper_s"]
+        below = last + 1
+        axes.plot([lower, upper], [below, below], color="black", linewidth=0.8, linestyle=":")
+        axes.plot([low, high], [below, below], color="black", linewidth=3.5, solid_capstyle="butt")
+        axes.plot([lower, upper], [below, below], color="black", linestyle="", marker="|", markersize=10)
+        axes.plot([whole], [below], color="white", markeredgecolor="black", marker="D", markersize=5)
+        rows.append(f"bounds, {fmt.percent(bounds['interval_level'])} interval")
+        most = max(upper, high, whole)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.invert_yaxis()
+    axes.set_xlim(0, most * (1.04 if most > 1.15 * whole else 1.17))
+    _seconds_axis(axes, whole)
+
+
+def _beside(axes: Axes, start: float, end: float, row: int, text: str, whole: float) -> None:
+    """A label right of a bar, left of one that ends far right."""
+    if end < 0.8 * whole or start < 0.25 * whole:
+        axes.annotate(text, (end, row), (4, 0), textcoords="offset points", va="center", fontsize=8)
+    else:
+        axes.annotate(text, (start, row), (-4, 0), textcoords="offset points", va="center", ha="right", fontsize=8)
+
+
+def _seconds_axis(axes: Axes, whole: float) -> None:
+    from matplotlib.ticker import FuncFormatter
+
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: fmt.seconds_beside(value, whole, 2)))
+    axes.set_xlabel(f"exposed time [{fmt.time_unit(whole)}]")
+    axes.grid(axis="x", linewidth=0.3, color="#bbbbbb")
+
+
+def _fill(bound_by: str) -> dict[str, Any]:
+    return BOUND_BY.get(bound_by, FILLS[-1])
+
+
+def _keys(used: set[str]) -> list[Any]:
+    from matplotlib.patches import Patch
+
+    return [Patch(label=name, edgecolor="black", linewidth=0.6, **fill) for name, fill in BOUND_BY.items()
+            if name in used]  # fmt: skip
+
+
+def held_bytes(document: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
+    """`memory_bytes` of a prediction by role; roles of a deployment are tables with memory of their own."""
+    found = document.get("memory_bytes")
+    if isinstance(found, Mapping):
+        return {"fullest accelerator": found}
+    return {
+        name.replace("_", " "): part["memory_bytes"]
+        for name, part in document.items()
+        if isinstance(part, Mapping) and isinstance(part.get("memory_bytes"), Mapping)
+    }
+
+
+def memory_bars(result: Any) -> Figure:
+    """What the fullest accelerator holds, against what it has; one bar for each role. Raises `PlanError`."""
+    document = prediction_of(as_document(result))
+    roles = held_bytes(document)
+    if not roles:
+        needed(document, "memory_bytes", "memory_bars")
+    figure, axes = canvas(height=1.25 + 0.75 * len(roles))
+    used: dict[str, dict[str, Any]] = {}
+    for row, held in enumerate(roles.values()):
+        _draw_memory(axes, row, held, used)
+    most = max(max(held["capacity"], held["total"]) for held in roles.values())
+    axes.set_xlim(0, 1.09 * most / 1e9)
+    axes.set_ylim(len(roles) - 0.35, -0.75)
+    axes.set_yticks(range(len(roles)), [name.replace(" ", "\n", 1) for name in roles])
+    axes.set_xlabel("GB")
+    from matplotlib.patches import Patch
+
+    keys = [Patch(label=name.replace("_", " "), edgecolor="black", linewidth=0.6, **fill) for name, fill in used.items()]
+    figure.legend(handles=keys, loc="outside lower center", ncols=len(keys), fontsize=8)
+    return figure
+
+
+def _draw_memory(axes: Axes, row: int, held: Mapping[str, float], used: dict[str, dict[str, Any]]) -> None:
+    left, room = 0.0, 0.07 * max(held["capacity"], held["total"]) / 1e9
+    for name, fill in zip(_HELD, (*FILLS[:3], FILLS[2], *FILLS[3:5]), strict=True):
+        size = held.get(name, 0.0) / 1e9
+        if size <= 0:
+            continue
+        axes.barh(row, size, left=left, height=0.5, edgecolor="black", linewidth=0.6, **fill)
+        used[name] = fill
+        if size > room:
+            axes.text(left + size / 2, row, fmt.significant(size), ha="center", va="center", fontsize=8,
+                      bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.2})  # fmt: skip
+        left += size
+    capacity = held["capacity"] / 1e9
+    axes.plot([capacity, capacity], [row - 0.42, row + 0.42], color="black", linewidth=2)
+    slack = capacity - left
+    said = f"{fmt.significant(capacity)} GB, {fmt.significant(abs(slack))} {'free' if slack >= 0 else 'too much'}"
+    axes.text(capacity, row - 0.46, said, ha="right", va="bottom", fontsize=8)

@@ -1,0 +1,76 @@
+"""How every figure looks: legible in black and white, the same bytes for the same input, no display needed."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import TYPE_CHECKING, Any
+
+from perfmodel.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["BOUND_BY", "FILLS", "WIDTH", "canvas", "svg"]
+
+WIDTH = 7.6
+"""Inches; a page column of 760 CSS pixels shows figures at their own size."""
+
+FILLS: tuple[dict[str, Any], ...] = (
+    {"facecolor": "#35618f", "hatch": None},
+    {"facecolor": "#f2b36b", "hatch": "////"},
+    {"facecolor": "#c9dff0", "hatch": "...."},
+    {"facecolor": "#ffffff", "hatch": "xxxx"},
+    {"facecolor": "#d8d0e8", "hatch": "\\\\\\\\"},
+    {"facecolor": "#ffffff", "hatch": "----"},
+)
+"""Fills that differ in hatching and in brightness, for bars of one figure."""
+
+BOUND_BY: dict[str, dict[str, Any]] = dict(
+    zip(("compute", "memory", "link", "latency", "host", "dependency"), FILLS, strict=True)
+)
+"""The fill of a term by what binds it."""
+
+_RC = {
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "hatch.linewidth": 0.5,
+    "hatch.color": "#333333",
+    "svg.fonttype": "path",
+    "legend.frameon": False,
+}
+_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
+
+
+def canvas(rows: int = 1, columns: int = 1, *, height: float = 3.2, **grid: Any) -> tuple[Figure, Any]:
+    """A figure with its axes (an array where there are several) that knows no window; raises `MissingExtraError`.
+
+    Keywords go to `Figure.subplots`.
+    """
+    try:
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtraError("figures need matplotlib; pip install matplotlib") from None
+    with rc_context({**_RC, "axes.axisbelow": True}):
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        return figure, figure.subplots(rows, columns, **grid)
+
+
+def svg(figure: Figure, name: str) -> str:
+    """The figure as one `<svg>` element to stand in a page; `name` makes its ids unique there and fixes its bytes."""
+    from matplotlib import rc_context
+
+    buffer = io.StringIO()
+    with rc_context({**_RC, "svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", metadata=_METADATA)
+    text = buffer.getvalue()
+    text = re.sub(r"\s*<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.S)
+    # In a page the parser knows the namespaces; without them no address stands in the figure.
+    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text).replace("xlink:href", "href")
+    text = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', text)
+    text = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", text)
+    return re.sub(r"<svg[^>]*?viewBox=\"([^\"]+)\"[^>]*>", r'<svg viewBox="\1">', text, count=1)
