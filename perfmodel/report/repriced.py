@@ -170,7 +170,9 @@ def _training_roof(said: Mapping[str, Any]) -> Roof:
         Operation(name, "forward", *done, float(costs[name].seconds)) for name, done in work.items() if done[0] > 0
     )
     part = task.cluster.accelerator
-    return Roof(part.name or part.id, task.precision, float(part.peak(form.peak)), float(part.hbm_byte_per_s), operations)
+    return Roof(
+        part.name or part.id, task.precision, float(part.peak(form.peak)), float(part.hbm_byte_per_s), operations
+    )
 
 
 def _products(model: Any, kind: Any, share: Any, form: Any) -> Iterator[tuple[str, float, float]]:
@@ -184,7 +186,11 @@ def _products(model: Any, kind: Any, share: Any, form: Any) -> Iterator[tuple[st
             count = model.n_experts / share.ep
             rows = share.expert_tokens * model.experts_per_token / count
         n, k = share.columns(model, kind, product)
-        yield product.name, float(matmul_flops(rows, n, k) * count), float(mixed_matmul_bytes(rows, n, k, count, *sizes))
+        yield (
+            product.name,
+            float(matmul_flops(rows, n, k) * count),
+            float(mixed_matmul_bytes(rows, n, k, count, *sizes)),
+        )
 
 
 def _core(model: Any, kind: Any, share: Any) -> Iterator[tuple[str, float, float]]:

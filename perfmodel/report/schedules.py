@@ -53,10 +53,13 @@ def replay(
 
 
 def idle_share(passes: Iterable[Pass], pp: int) -> float:
-    """Share [1] of the ranks' time, from the first start to the last end, in which nothing runs."""
+    """Idle share [1] of the slowest rank's time from its first pass to its last: what the laws call the bubble."""
     found = list(passes)
-    span = max(one.end_s for one in found) - min(one.start_s for one in found)
-    return 1.0 - sum(one.end_s - one.start_s for one in found) / (pp * span)
+    spans = [
+        max(one.end_s for one in found if one.rank == rank) - min(one.start_s for one in found if one.rank == rank)
+        for rank in range(pp)
+    ]
+    return 1.0 - sum(one.end_s - one.start_s for one in found) / (pp * max(spans))
 
 
 def _order(schedule: str, pp: int, m: int, chunks: int, rank: int) -> Iterator[Key]:
@@ -132,16 +135,14 @@ def _before(key: Key, pp: int, chunks: int, *, folded: bool) -> Key | None:
 def _split_order(pp: int, m: int, rank: int, deep: int) -> Iterator[Key]:
     """ZB-H1 (`deep` 1) and ZB-H2 (2): as 1F1B, `deep` times as many ahead, and weight gradients as many pairs late."""
     ahead = min(deep * (pp - rank - 1), m)
-    late = weights = 0
+    late = deep * rank
     for batch in range(ahead):
         yield ("F", batch, 0, rank)
     for batch in range(m):
         if batch + ahead < m:
             yield ("F", batch + ahead, 0, rank)
         yield ("B", batch, 0, rank)
-        late += 1
-        if late > deep * rank:
-            yield ("W", weights, 0, rank)
-            weights += 1
-    for batch in range(weights, m):
+        if batch >= late:
+            yield ("W", batch - late, 0, rank)
+    for batch in range(max(m - late, 0), m):
         yield ("W", batch, 0, rank)

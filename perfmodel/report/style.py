@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Callable
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from perfmodel.errors import MissingExtraError
@@ -11,7 +13,7 @@ from perfmodel.errors import MissingExtraError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["BOUND_BY", "FILLS", "WIDTH", "canvas", "svg"]
+__all__ = ["BOUND_BY", "FILLS", "WIDTH", "canvas", "keys", "styled", "svg"]
 
 WIDTH = 7.6
 """Inches; a page column of 760 CSS pixels shows figures at their own size."""
@@ -41,23 +43,45 @@ _RC = {
     "hatch.color": "#333333",
     "svg.fonttype": "path",
     "legend.frameon": False,
+    "legend.fontsize": 8,
+    "axes.axisbelow": True,
 }
 _METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 
+def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """A function that draws in the house style; it raises `MissingExtraError` without matplotlib."""
+
+    @wraps(draw)
+    def drawn(*args: Any, **keywords: Any) -> Figure:
+        try:
+            from matplotlib import rc_context, rcParamsDefault
+        except ImportError:
+            raise MissingExtraError("figures need matplotlib; pip install matplotlib") from None
+        # A person's own matplotlibrc changes nothing here; the backend is left alone.
+        plain = {key: value for key, value in rcParamsDefault.items() if "backend" not in key}
+        with rc_context({**plain, **_RC}):
+            return draw(*args, **keywords)
+
+    return drawn
+
+
 def canvas(rows: int = 1, columns: int = 1, *, height: float = 3.2, **grid: Any) -> tuple[Figure, Any]:
-    """A figure with its axes (an array where there are several) that knows no window; raises `MissingExtraError`.
+    """A figure with its axes (an array where there are several) that knows no window.
 
     Keywords go to `Figure.subplots`.
     """
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtraError("figures need matplotlib; pip install matplotlib") from None
-    with rc_context({**_RC, "axes.axisbelow": True}):
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        return figure, figure.subplots(rows, columns, **grid)
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, **grid)
+
+
+def keys(fills: dict[str, dict[str, Any]]) -> list[Any]:
+    """What a legend shows for fills by name."""
+    from matplotlib.patches import Patch
+
+    return [Patch(label=name, edgecolor="black", linewidth=0.6, **fill) for name, fill in fills.items()]
 
 
 def svg(figure: Figure, name: str) -> str:

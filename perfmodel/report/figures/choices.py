@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from perfmodel.cli import format as fmt
 from perfmodel.report.documents import as_document, needed
-from perfmodel.report.style import FILLS, canvas
+from perfmodel.report.style import FILLS, canvas, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,6 +20,7 @@ _STEP = 0.1
 _SHOWN = 10
 
 
+@styled
 def tornado(result: Any) -> Figure:
     """How the answer moves with each quantity: by its elasticity for +-10 %, and recomputed for twice the quantity.
 
@@ -68,7 +69,7 @@ def _elasticities(found: Sequence[Mapping[str, Any]], answer: tuple[str, float])
 
         right.xaxis.set_major_formatter(FuncFormatter(lambda x, _: fmt.seconds_beside(x, value, 2)))
     low, high = right.get_xlim()
-    right.set_xlim(low - 0.2 * (high - low), high + 0.22 * (high - low))
+    right.set_xlim(low - 0.3 * (high - low), high + 0.3 * (high - low))
     right.tick_params(axis="y", length=0)
     return figure
 
@@ -92,9 +93,13 @@ def _changed_answers(document: Mapping[str, Any], found: Sequence[Mapping[str, A
     scale, unit = (100.0, " [%]") if share else (1.0, "")
     for row, one in enumerate(rows):
         fill = FILLS[0] if one[name] >= now else FILLS[3]
-        axes.barh(row, scale * (one[name] - now), left=scale * now, height=0.6, edgecolor="black", linewidth=0.6, **fill)
+        axes.barh(
+            row, scale * (one[name] - now), left=scale * now, height=0.6, edgecolor="black", linewidth=0.6, **fill
+        )
         text = fmt.percent(one[name], signed=True) if share else fmt.significant(one[name])
-        axes.annotate(text, (scale * max(one[name], now), row), (4, 0), textcoords="offset points", va="center", fontsize=8)
+        axes.annotate(
+            text, (scale * max(one[name], now), row), (4, 0), textcoords="offset points", va="center", fontsize=8
+        )
     axes.axvline(scale * now, color="black", linewidth=1)
     axes.set_yticks(range(len(rows)), [f"{_wrapped(one['quantity'])} = {one['value']:.4g}" for one in rows])
     low, high = axes.get_xlim()
@@ -104,7 +109,8 @@ def _changed_answers(document: Mapping[str, Any], found: Sequence[Mapping[str, A
 
 
 def _wrapped(quantity: str) -> str:
-    return quantity.replace("_", " ").replace(" per ", "/")
+    words = quantity if quantity.endswith("per_s") else quantity.removesuffix("_s")
+    return words.replace("_per_", "/").replace("_", " ").replace(".", " ")
 
 
 _AXES = (
@@ -118,6 +124,7 @@ _AXES = (
 """What the frontier of each kind of plan is drawn in: keys, axis titles, scales."""
 
 
+@styled
 def pareto(result: Any) -> Figure:
     """The plan (star) among its alternatives, numbered as in the document; filled where tied with the best.
 
@@ -125,11 +132,10 @@ def pareto(result: Any) -> Figure:
     """
     document = as_document(result)
     points = [_point(one) for one in needed(document, "alternatives", "pareto")]
-    for x, y, x_title, y_title, x_scale, y_scale in _AXES:
-        if all(key in one for one in points for key in (x, y)):
-            break
-    else:
-        needed({}, "alternatives with two quantities to compare", "pareto")
+    drawn = [one for one in _AXES if all(key in point for point in points for key in one[:2])]
+    x, y, x_title, y_title, x_scale, y_scale = needed(
+        {"alternatives": drawn}, "alternatives", "pareto: no two quantities to compare"
+    )[0]
     figure, axes = canvas(height=3.9)
     places = [(x_scale * one[x], y_scale * one[y]) for one in points]
     for (across, up), one in zip(places, points, strict=True):
@@ -148,9 +154,17 @@ def pareto(result: Any) -> Figure:
     axes.set_ylabel(y_title)
     axes.ticklabel_format(useOffset=False)
     axes.grid(linewidth=0.3, color="#bbbbbb")
-    tied = "; filled: as good as the plan within the interval" if any(one.get("tied") for one in points) else ""
-    axes.set_title(f"star: the plan; numbers: rows of the table{tied}")
+    if own:
+        _explain(axes, any(one.get("tied") for one in points))
     return figure
+
+
+def _explain(axes: Axes, tied: bool) -> None:
+    axes.plot([], [], marker="*", color="black", markersize=12, linestyle="", label="the plan")
+    if tied:
+        axes.plot([], [], marker="o", color="#555555", markeredgecolor="black", linestyle="", label="tied with it")
+    axes.plot([], [], marker="o", color="white", markeredgecolor="black", linestyle="", label="alternative")
+    axes.legend(loc="best")
 
 
 def _point(one: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,8 +181,22 @@ def _number(axes: Axes, places: Sequence[tuple[float, float]], own: Sequence[tup
     figure.draw_without_rendering()
     spots = [tuple(axes.transData.transform(place)) for place in (*own, *places)]
     taken = list(spots)
-    offsets = ((9, 0), (-9, 0), (0, 10), (0, -10), (9, 9), (-9, 9), (9, -9), (-9, -9), (20, 0), (-20, 0), (0, 21), (0, -21))
+    offsets = (
+        (9, 0),
+        (-9, 0),
+        (0, 10),
+        (0, -10),
+        (9, 9),
+        (-9, 9),
+        (9, -9),
+        (-9, -9),
+        (20, 0),
+        (-20, 0),
+        (0, 21),
+        (0, -21),
+    )
     for number, (place, spot) in enumerate(zip(places, spots[len(own) :], strict=True), 1):
+
         def room(offset: tuple[int, int], spot: tuple[float, float] = spot) -> float:
             at = (spot[0] + 1.4 * offset[0], spot[1] + 1.4 * offset[1])
             near = min((at[0] - x) ** 2 + (at[1] - y) ** 2 for x, y in taken)
@@ -179,6 +207,7 @@ def _number(axes: Axes, places: Sequence[tuple[float, float]], own: Sequence[tup
         axes.annotate(str(number), place, best, textcoords="offset points", ha="center", va="center", fontsize=8)
 
 
+@styled
 def budget_curve(result: Any) -> Figure:
     """Accuracy against budget: the plan, its bound at other budgets, and the same spending on every task."""
     document = as_document(result)
@@ -190,7 +219,7 @@ def budget_curve(result: Any) -> Figure:
     low, high = said["accuracy_interval"]
     axes.errorbar([said["cost"]], [100 * said["accuracy"]], color="black", marker="*", markersize=14, capsize=4,
                   yerr=[[100 * max(said["accuracy"] - low, 0)], [100 * max(high - said["accuracy"], 0)]],
-                  linestyle="", label=f"this plan, {fmt.percent(said['interval_level'])} interval")  # fmt: skip
+                  linestyle="", label=f"this plan, {100 * said['interval_level']:.0f} % interval")  # fmt: skip
     for one in document.get("comparisons", ()):
         if one["accuracy"] is None:
             continue
@@ -202,5 +231,5 @@ def budget_curve(result: Any) -> Figure:
     axes.set_xlabel(f"budget [{said['cost_unit']}]")
     axes.set_ylabel("expected accuracy [%]")
     axes.grid(linewidth=0.3, color="#bbbbbb")
-    axes.legend(loc="lower right", fontsize=8)
+    axes.legend(loc="lower right")
     return figure

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from perfmodel.report.documents import as_document, needed
-from perfmodel.report.style import FILLS, canvas
+from perfmodel.report.style import FILLS, canvas, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["expert_balance", "load_duration"]
 
 
+@styled
 def load_duration(result: Any) -> Figure:
     """The load duration curve of a row as it is and with the servers of the plan, with thresholds and the budget.
 
@@ -43,6 +44,7 @@ def load_duration(result: Any) -> Figure:
     return figure
 
 
+@styled
 def expert_balance(result: Any) -> Figure:
     """Load of the fullest rank over the mean, by layer, beside what no placement goes below. Raises `PlanError`."""
     document = as_document(result)
@@ -58,7 +60,7 @@ def expert_balance(result: Any) -> Figure:
     if today:
         axes.axhline(today, color="black", linestyle="--", linewidth=1, label="today, mean over layers")
     if bound or today:
-        axes.legend(fontsize=8)
+        axes.legend()
     axes.set_ylim(1 - 0.04 * (max(found) - 1 or 1))
     axes.set_xlabel("layer")
     axes.set_ylabel("fullest rank over mean")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from perfmodel.cli import format as fmt
 from perfmodel.report.documents import as_document
 from perfmodel.report.repriced import Operation, Roof, operations_of
-from perfmodel.report.style import canvas
+from perfmodel.report.style import canvas, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,6 +22,7 @@ _LOOKS = {
 }
 
 
+@styled
 def roofline(result: Any) -> Figure:
     """Attained FLOP/s of each operation against its arithmetic over its least traffic, under the data sheet's roof.
 
@@ -38,7 +39,7 @@ def roofline(result: Any) -> Figure:
             axes.plot(*places, linestyle="", markeredgecolor="black", markersize=7, label=phase, **look)
     _label(axes, roof.operations)
     if len({one.phase for one in roof.operations}) > 1:
-        axes.legend(loc="lower right", fontsize=8)
+        axes.legend(loc="lower right")
     axes.set_xlabel("arithmetic over least traffic [FLOP/B]")
     axes.set_ylabel("TFLOP/s")
     axes.set_title(f"{roof.accelerator}, {roof.precision}, dense")
@@ -60,23 +61,51 @@ def _draw_roof(axes: Axes, roof: Roof) -> None:
     axes.set_yscale("log")
     axes.set_xlim(low, high)
     axes.set_ylim(bottom, 1.7 * peak)
-    axes.annotate(fmt.byte_rate(roof.hbm_byte_per_s), (low, low * roof.hbm_byte_per_s / 1e12), (12, 16),
-                  textcoords="offset points", fontsize=8, ha="left", va="bottom")  # fmt: skip
+    middle = (low * balance) ** 0.5
+    axes.annotate(fmt.byte_rate(roof.hbm_byte_per_s), (middle, middle * roof.hbm_byte_per_s / 1e12), (-6, 5),
+                  textcoords="offset points", fontsize=8, ha="right")  # fmt: skip
+    _plain_ticks(axes)
     axes.grid(linewidth=0.3, color="#bbbbbb")
 
 
+def _plain_ticks(axes: Axes) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+
+
 def _label(axes: Axes, operations: tuple[Operation, ...]) -> None:
-    """Names right of the points, in columns that keep their lines apart."""
+    """Names beside the points, where they cover neither a point nor another name."""
     figure = axes.get_figure()
     figure.draw_without_rendering()
-    taken: list[tuple[float, float]] = []
-    for one in sorted(operations, key=lambda one: -one.flop_per_s):
-        place = (one.intensity, one.flop_per_s / 1e12)
-        across, up = axes.transData.transform(place)
-        drop = 0.0
-        while any(abs(across - x) < 95 and abs(up - drop - y) < 13 for x, y in taken):
-            drop += 2.0
-        taken.append((across, up - drop))
-        lines = {"arrowstyle": "-", "linewidth": 0.4, "shrinkB": 3} if drop > 8 else None
-        axes.annotate(one.name.replace("_", " "), place, (9, -3 - 0.72 * drop), textcoords="offset points", fontsize=7.5,
-                      arrowprops=lines)  # fmt: skip
+    to_points = 72.0 / figure.dpi
+    places = [(one.intensity, one.flop_per_s / 1e12) for one in operations]
+    spots = [tuple(to_points * axes.transData.transform(place)) for place in places]
+    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in spots]
+    for one, place, (x, y) in sorted(zip(operations, places, spots, strict=True), key=lambda row: -row[2][1]):
+        width = 4.3 * len(one.name)
+
+        def box(side: int, drop: int, x: float = x, y: float = y, width: float = width) -> _Box:
+            left = x + 8 if side > 0 else x - 8 - width
+            return (left, y - drop - 5, left + width, y - drop + 5)
+
+        side, drop = min(
+            ((side, drop) for side in (1, -1) for drop in range(-44, 45, 11)),
+            key=lambda at: (sum(_meet(box(*at), other) for other in taken), abs(at[1]), -at[0]),
+        )
+        taken.append(box(side, drop))
+        line = {"arrowstyle": "-", "linewidth": 0.4, "shrinkA": 0, "shrinkB": 3} if drop else None
+        axes.annotate(
+            one.name.replace("_", " "), place, (8 * side, -drop), textcoords="offset points", fontsize=7.5,
+            ha="left" if side > 0 else "right", va="center", arrowprops=line,
+        )  # fmt: skip
+
+
+_Box = tuple[float, float, float, float]
+
+
+def _meet(one: _Box, other: _Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

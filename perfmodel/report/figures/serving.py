@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from perfmodel.cli import format as fmt
 from perfmodel.report.documents import as_document, needed, prediction_of
 from perfmodel.report.repriced import Load, loads_of
-from perfmodel.report.style import FILLS, canvas
+from perfmodel.report.style import FILLS, canvas, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 __all__ = ["load_curve", "percentiles"]
 
-_ROWS = ("p50", "mean", "p90", "p99")
+_ROWS = ("mean", "p50", "p90", "p99")
 
 
+@styled
 def percentiles(result: Any) -> Figure:
     """TTFT and TPOT over requests: median, mean with its interval, 90th and 99th percentile, and the limits asked for.
 
@@ -55,15 +56,18 @@ def _draw_latency(axes: Axes, name: str, said: Mapping[str, Any], limit: float |
             low, high = said[f"{name}_interval_s"]
             axes.plot([low / scale, high / scale], [row, row], color="black", linewidth=2.5, marker="|", markersize=9)
             end = max(high, value)
-        axes.annotate(fmt.seconds(value), (end / scale, row), (5, 0), textcoords="offset points", va="center", fontsize=8)
+        axes.annotate(
+            fmt.seconds(value), (end / scale, row), (5, 0), textcoords="offset points", va="center", fontsize=8
+        )
     if limit:
         axes.axvline(limit / scale, color="black", linestyle="--", linewidth=1)
         axes.annotate(f"limit {fmt.seconds(limit)}", (limit / scale, -0.62), (-3, 0), textcoords="offset points",
                       ha="right", fontsize=8)  # fmt: skip
     axes.set_xlim(0, 1.3 * most / scale)
-    axes.set_xlabel(f"{name.upper()} [{fmt.time_unit(most)}]; mean with {fmt.percent(said['interval_level'])} interval")
+    axes.set_xlabel(f"{name.upper()} [{fmt.time_unit(most)}]; mean with {100 * said['interval_level']:.0f} % interval")
 
 
+@styled
 def load_curve(result: Any) -> Figure:
     """Output tokens a second of an accelerator against tokens a second of one user, as the load grows.
 

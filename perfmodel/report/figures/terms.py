@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from perfmodel.cli import format as fmt
 from perfmodel.report.documents import as_document, needed, prediction_of
-from perfmodel.report.style import BOUND_BY, FILLS, canvas
+from perfmodel.report.style import BOUND_BY, FILLS, canvas, keys, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,6 +30,7 @@ class _Bar:
     bound_by: str
 
 
+@styled
 def waterfall(result: Any) -> Figure:
     """The exposed terms of a step one after the other, hatched by what binds them; of serving, those of an iteration.
 
@@ -49,7 +50,8 @@ def waterfall(result: Any) -> Figure:
     for panel, (name, _), found in zip(axes[:, 0], groups, bars, strict=True):
         _draw_waterfall(panel, name.replace("_", " "), found, document if name == "step" else {})
     used = {bar.bound_by for found in bars for bar in found}
-    figure.legend(handles=_keys(used), loc="outside lower center", ncols=6, title="bound by", fontsize=8)
+    fills = {name: fill for name, fill in BOUND_BY.items() if name in used}
+    figure.legend(handles=keys(fills), loc="outside lower center", ncols=6, title="bound by")
     return figure
 
 
@@ -73,7 +75,7 @@ def _draw_waterfall(axes: Axes, name: str, bars: list[_Bar], bounds: Mapping[str
     left = 0.0
     for row, bar in enumerate(bars):
         axes.barh(row, bar.seconds, left=left, height=0.72, edgecolor="black", linewidth=0.6, **_fill(bar.bound_by))
-        text = f"{fmt.seconds_beside(bar.seconds, whole, 3)} · {fmt.percent(bar.seconds / whole)}"
+        text = f"{fmt.seconds_beside(bar.seconds, whole)} · {fmt.percent(bar.seconds / whole)}"
         _beside(axes, left, left + bar.seconds, row, text, whole)
         left += bar.seconds
         axes.plot([left, left], [row + 0.36, row + 0.64], color="black", linewidth=0.6)
@@ -89,7 +91,7 @@ def _draw_waterfall(axes: Axes, name: str, bars: list[_Bar], bounds: Mapping[str
         axes.plot([low, high], [below, below], color="black", linewidth=3.5, solid_capstyle="butt")
         axes.plot([lower, upper], [below, below], color="black", linestyle="", marker="|", markersize=10)
         axes.plot([whole], [below], color="white", markeredgecolor="black", marker="D", markersize=5)
-        rows.append(f"bounds, {fmt.percent(bounds['interval_level'])} interval")
+        rows.append(f"bounds, {100 * bounds['interval_level']:.0f} % interval")
         most = max(upper, high, whole)
     axes.set_yticks(range(len(rows)), rows)
     axes.invert_yaxis()
@@ -117,13 +119,6 @@ def _fill(bound_by: str) -> dict[str, Any]:
     return BOUND_BY.get(bound_by, FILLS[-1])
 
 
-def _keys(used: set[str]) -> list[Any]:
-    from matplotlib.patches import Patch
-
-    return [Patch(label=name, edgecolor="black", linewidth=0.6, **fill) for name, fill in BOUND_BY.items()
-            if name in used]  # fmt: skip
-
-
 def held_bytes(document: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
     """`memory_bytes` of a prediction by role; roles of a deployment are tables with memory of their own."""
     found = document.get("memory_bytes")
@@ -136,6 +131,7 @@ def held_bytes(document: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
     }
 
 
+@styled
 def memory_bars(result: Any) -> Figure:
     """What the fullest accelerator holds, against what it has; one bar for each role. Raises `PlanError`."""
     document = prediction_of(as_document(result))
@@ -151,10 +147,7 @@ def memory_bars(result: Any) -> Figure:
     axes.set_ylim(len(roles) - 0.35, -0.75)
     axes.set_yticks(range(len(roles)), [name.replace(" ", "\n", 1) for name in roles])
     axes.set_xlabel("GB")
-    from matplotlib.patches import Patch
-
-    keys = [Patch(label=name.replace("_", " "), edgecolor="black", linewidth=0.6, **fill) for name, fill in used.items()]
-    figure.legend(handles=keys, loc="outside lower center", ncols=len(keys), fontsize=8)
+    figure.legend(handles=keys(used), loc="outside lower center", ncols=len(used))
     return figure
 
 
@@ -165,7 +158,7 @@ def _draw_memory(axes: Axes, row: int, held: Mapping[str, float], used: dict[str
         if size <= 0:
             continue
         axes.barh(row, size, left=left, height=0.5, edgecolor="black", linewidth=0.6, **fill)
-        used[name] = fill
+        used[name.replace("_", " ")] = fill
         if size > room:
             axes.text(left + size / 2, row, fmt.significant(size), ha="center", va="center", fontsize=8,
                       bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.2})  # fmt: skip

@@ -10,7 +10,7 @@ from perfmodel.cli import format as fmt
 from perfmodel.errors import PlanError
 from perfmodel.report.documents import as_document, needed, prediction_of
 from perfmodel.report.schedules import DRAWN, Pass, idle_share, replay
-from perfmodel.report.style import FILLS, canvas
+from perfmodel.report.style import FILLS, canvas, keys, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,10 +20,12 @@ __all__ = ["pass_times", "pipeline_timeline", "shown_part"]
 
 _RANKS, _COMPARED = 4, ("1f1b", "interleaved", "zb-h1", "zb-h2")
 _KINDS = {
-    "F": ("forward", FILLS[3] | {"hatch": None}),
+    "F": ("forward", {"facecolor": "#d6e4f2", "hatch": None}),
     "B": ("backward", FILLS[0]),
     "W": ("weight gradients", FILLS[1]),
 }
+_LATER = {"F": {"facecolor": "#ffffff"}, "B": {"facecolor": "#90abc8"}, "W": {}}
+"""Chunks after a rank's first are paler."""
 _NO_PRODUCTS = ("attention_core", "elementwise")
 
 
@@ -57,6 +59,7 @@ def pass_times(result: Any) -> Times:
     return Times(phases["forward"] * one, inputs * one, weights * one)
 
 
+@styled
 def pipeline_timeline(result: Any) -> Figure:
     """Small pipelines under the document's schedule and others, with its passes; an illustration, not the prediction.
 
@@ -80,22 +83,23 @@ def pipeline_timeline(result: Any) -> Figure:
         said = f"{name}{f', {vpp[name]} chunks' if name == 'interleaved' else ''}"
         mark = " (the plan's)" if name == own else ""
         panel.set_title(f"{said}{mark}: ranks idle {fmt.percent(idle_share(passes, ranks))}", pad=3)
-        _draw_passes(panel, passes, ranks, vpp[name] > 1 and name == "interleaved")
+        _draw_passes(panel, passes, ranks)
     longest = max(one.end_s for passes in drawn for one in passes)
     _time_axis(axes[-1, 0], longest)
-    figure.legend(handles=_keys(), loc="outside lower center", ncols=4, fontsize=8)
+    figure.legend(handles=keys(dict(_KINDS.values())), loc="outside lower center", ncols=4)
     return figure
 
 
-def _draw_passes(axes: Axes, passes: Sequence[Pass], ranks: int, chunked: bool) -> None:
+def _draw_passes(axes: Axes, passes: Sequence[Pass], ranks: int) -> None:
+    chunks = 1 + max(one.chunk for one in passes)
     for rank in range(ranks):
         for kind, (_, fill) in _KINDS.items():
             own = [one for one in passes if (one.rank, one.kind) == (rank, kind)]
             for later, part in _by_chunk(own):
-                look = fill | ({"alpha": 0.55} if chunked and later else {})
-                axes.broken_barh(part, (rank - 0.44, 0.88), edgecolor="black", linewidth=0.4, **look)
+                look = fill | (_LATER[kind] if later else {})
+                axes.broken_barh(part, (rank - 0.44, 0.88), edgecolor="black", linewidth=0.4 / chunks, **look)
         for one in passes:
-            if (one.rank, one.kind, one.chunk) == (rank, "F", 0):
+            if chunks <= 2 and (one.rank, one.kind, one.chunk) == (rank, "F", 0):
                 middle = (one.start_s + one.end_s) / 2
                 axes.text(middle, rank, str(one.microbatch + 1), ha="center", va="center_baseline", fontsize=5.5)
     axes.set_yticks(range(ranks), [f"rank {rank}" for rank in range(ranks)], fontsize=7)
@@ -116,12 +120,6 @@ def _time_axis(axes: Axes, longest: float) -> None:
     axes.set_xlim(0, longest)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: fmt.seconds_beside(value, longest, 2)))
     axes.set_xlabel(f"time [{fmt.time_unit(longest)}]")
-
-
-def _keys() -> list[Any]:
-    from matplotlib.patches import Patch
-
-    return [Patch(label=label, edgecolor="black", linewidth=0.5, **fill) for label, fill in _KINDS.values()]
 
 
 def shown_part(document: Mapping[str, Any]) -> str:
