@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from perfmodel.cli import format as fmt
@@ -84,7 +86,8 @@ def _label(axes: Axes, operations: tuple[Operation, ...]) -> None:
     to_points = 72.0 / figure.dpi
     places = [(one.intensity, one.flop_per_s / 1e12) for one in operations]
     spots = [tuple(to_points * axes.transData.transform(place)) for place in places]
-    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in spots]
+    corners = to_points * axes.transData.transform(axes.lines[0].get_xydata())
+    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in (*spots, *_along(corners))]
     for one, place, (x, y) in sorted(zip(operations, places, spots, strict=True), key=lambda row: -row[2][1]):
         width = 4.3 * len(one.name)
 
@@ -105,6 +108,13 @@ def _label(axes: Axes, operations: tuple[Operation, ...]) -> None:
 
 
 _Box = tuple[float, float, float, float]
+
+
+def _along(corners: Any, steps: int = 60) -> Iterator[tuple[float, float]]:
+    """Points along a drawn line."""
+    for (x, y), (to_x, to_y) in pairwise(corners):
+        for step in range(steps + 1):
+            yield x + (to_x - x) * step / steps, y + (to_y - y) * step / steps
 
 
 def _meet(one: _Box, other: _Box) -> bool:
