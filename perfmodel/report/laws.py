@@ -97,10 +97,7 @@ def law(name: str) -> Law:
         summary=formula.summary,
         mathml=written if len(written) <= _LONGEST else "",
         latex=formula.equation,
-        symbols=tuple(
-            (_plain(one.tex), f"{one.name} [{one.unit}]", one.meaning)
-            for one in formula.symbols.values()
-        ),
+        symbols=tuple((_plain(one.tex), f"{one.name} [{one.unit}]", one.meaning) for one in formula.symbols.values()),
         returns=f"{formula.returns.unit}",
         valid=formula.valid_text,
         source=formula.source,
@@ -121,7 +118,7 @@ def mathml(formula: Formula) -> str:
     expression = expression.xreplace({one: sympy.Float(one, 4) for one in expression.atoms(sympy.Float)})
     body = _printer()._print(expression).toxml()
     body = re.sub(r"<mo><(=?)</mo>", r"<mo>&lt;\1</mo>", body).replace("&InvisibleTimes;", "&#8290;")
-    return f'<math display="block">{_left(formula)}<mo>=</mo>{body}</math>'
+    return f'<math displaystyle="true">{_left(formula)}<mo>=</mo>{body}</math>'
 
 
 def _left(formula: Formula) -> str:
@@ -178,7 +175,5 @@ def _plain(tex: str) -> str:
     >>> _plain(r"\alpha"), _plain("n_{kv}"), len(_plain(r"\bar t"))
     ('alpha', 'n_kv', 2)
     """
-    accented = re.sub(
-        r"\\(bar|hat|tilde|dot)\s*\{?(\w)\}?", lambda found: found[2] + _ACCENTS[found[1]], tex.strip()
-    )
+    accented = re.sub(r"\\(bar|hat|tilde|dot)\s*\{?(\w)\}?", lambda found: found[2] + _ACCENTS[found[1]], tex.strip())
     return re.sub(r"\\(?:mathrm|text|mathit)|[\\{}\s]", "", accented)

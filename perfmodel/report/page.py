@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from perfmodel.cli import format as fmt
 from perfmodel.errors import MissingExtraError, PerfModelError
 from perfmodel.report import figures, tables
 from perfmodel.report.documents import kind_of, prediction_of, read_document
+from perfmodel.report.figures.choices import quantity_words
 from perfmodel.report.figures.timeline import shown_part
 from perfmodel.report.laws import formulas_of, law
 from perfmodel.report.repriced import sensitivities_of
@@ -49,8 +51,16 @@ def render_report(result: Any, *, label: str = "document") -> str:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
+    environment.filters["ticks"] = _ticks
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     return template.render(**_content(document)) + "\n"
+
+
+def _ticks(text: str) -> Any:
+    """Names between backticks, as docstrings write them, as code."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def draw(document: Mapping[str, Any]) -> tuple[dict[str, Drawn], list[str]]:
@@ -71,7 +81,8 @@ def _figures(document: Mapping[str, Any]) -> list[_Wanted]:
     said = prediction_of(document)
     wanted: list[_Wanted] = []
     if said.get("terms"):
-        wanted.append(("waterfall", "Where the time goes", _WATERFALL, lambda: figures.waterfall(document)))
+        caption = _WATERFALL + (_BOUNDS if "step_time_interval_s" in said else "")
+        wanted.append(("waterfall", "Where the time goes", caption, lambda: figures.waterfall(document)))
     if figures.terms.held_bytes(said):
         wanted.append(("memory_bars", "Where the memory goes", _MEMORY, lambda: figures.memory_bars(document)))
     if "step_time_s" in said or "tpot_s" in said:
@@ -105,8 +116,9 @@ def _figures_of_choices(document: Mapping[str, Any]) -> list[_Wanted]:
 
 _WATERFALL = (
     "Exposed time of each term, in the order of the document; the terms sum to the whole. Hatching says what binds a "
-    "term. Under a step: dotted, from perfect overlap to none; thick, the interval of the prediction."
+    "term."
 )
+_BOUNDS = " Below: dotted, from perfect overlap to none; thick, the interval of the prediction."
 _MEMORY = "Bytes on the fullest accelerator at the peak, against what a framework finds there."
 _PERCENTILES = "Over requests. The interval of the mean says how sure the model is of it, not how requests differ."
 _TIMELINE = (
@@ -197,8 +209,11 @@ def _binds(document: Mapping[str, Any], said: Mapping[str, Any]) -> list[str]:
     sensed = [one for one in document.get("sensitivities") or () if "elasticity" in one]
     if sensed:
         first = max(sensed, key=lambda one: abs(one["elasticity"]))
-        found.append(f"The answer moves most with {first['quantity'].replace('_', ' ')}: {first['elasticity']:+.2f} % a %.")
-    return found
+        found.append(
+            f"The answer moves most with {quantity_words(first['quantity'])}: "
+            f"{first['elasticity']:+.2f} % for each 1 %."
+        )
+    return [line.replace(" %", "\u00a0%") for line in found]
 
 
 def _wholes(terms: Any) -> list[tuple[str, Any]]:

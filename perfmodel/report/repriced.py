@@ -5,7 +5,7 @@ All of it stands only where this version gives the document's own answer again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,7 +117,7 @@ def _other_loads(said: Mapping[str, Any]) -> list[Load]:
 def _serving(request: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     import perfmodel as pm
 
-    asked = {key: value for key, value in request.items() if value is not None} | changes
+    asked = {key: value for key, value in {**request, **changes}.items() if value is not None}
     cluster = pm.load_cluster(asked.pop("cluster"), accelerators=asked.pop("accelerators", None))
     try:
         return pm.estimate_serving(cluster=cluster, **asked).to_dict()
@@ -244,15 +244,16 @@ def _mean(tokens: Any) -> int:
     return max(1, round(tokens["mean"] if isinstance(tokens, Mapping) else tokens))
 
 
-def _product(part: Any, name: str, phase: str, sizes: Sequence[int], dtype: str) -> Operation:
+def _product(part: Any, name: str, phase: str, sizes: tuple[int, int, int], dtype: str) -> Operation:
     from perfmodel.predict.kernel_estimates import priced_gemm
 
-    priced = priced_gemm(part, *sizes, dtype)
+    priced = priced_gemm(part, *sizes, dtype=dtype)
     return Operation(name, phase, float(priced.flops), float(priced.n_bytes), float(priced.cost.seconds))
 
 
-def _attention(part: Any, phase: str, sizes: Sequence[int], kv_cache: str) -> Operation:
+def _attention(part: Any, phase: str, sizes: tuple[int, int, int, int, int], kv_cache: str) -> Operation:
     from perfmodel.predict.kernel_estimates import priced_attention
 
-    priced = priced_attention(part, phase, *sizes, "bf16", kv_cache if phase == "decode" else "bf16", None)
+    kept = kv_cache if phase == "decode" else "bf16"
+    priced = priced_attention(part, phase, *sizes, dtype="bf16", kv_dtype=kept, library=None)
     return Operation("attention", phase, float(priced.flops), float(priced.n_bytes), float(priced.cost.seconds))

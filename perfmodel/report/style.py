@@ -21,7 +21,7 @@ WIDTH = 7.6
 FILLS: tuple[dict[str, Any], ...] = (
     {"facecolor": "#35618f", "hatch": None},
     {"facecolor": "#f2b36b", "hatch": "////"},
-    {"facecolor": "#c9dff0", "hatch": "...."},
+    {"facecolor": "#c9dff0", "hatch": "||||"},
     {"facecolor": "#ffffff", "hatch": "xxxx"},
     {"facecolor": "#d8d0e8", "hatch": "\\\\\\\\"},
     {"facecolor": "#ffffff", "hatch": "----"},
@@ -33,7 +33,7 @@ BOUND_BY: dict[str, dict[str, Any]] = dict(
 )
 """The fill of a term by what binds it."""
 
-_RC = {
+_RC: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 9.5,
     "axes.titlelocation": "left",
@@ -59,7 +59,7 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
         except ImportError:
             raise MissingExtraError("figures need matplotlib; pip install matplotlib") from None
         # A person's own matplotlibrc changes nothing here; the backend is left alone.
-        plain = {key: value for key, value in rcParamsDefault.items() if "backend" not in key}
+        plain: dict[Any, Any] = {key: value for key, value in rcParamsDefault.items() if "backend" not in key}
         with rc_context({**plain, **_RC}):
             return draw(*args, **keywords)
 
@@ -97,4 +97,6 @@ def svg(figure: Figure, name: str) -> str:
     text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text).replace("xlink:href", "href")
     text = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', text)
     text = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", text)
+    # A thousandth of a point is enough, and half the bytes.
+    text = re.sub(r"(\.\d{3})\d+", r"\1", re.sub(r"\s*<!--.*?-->|\n(?=[A-Za-z] )", " ", text))
     return re.sub(r"<svg[^>]*?viewBox=\"([^\"]+)\"[^>]*>", r'<svg viewBox="\1">', text, count=1)

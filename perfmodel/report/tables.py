@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -151,11 +152,17 @@ def decision_table(document: Mapping[str, Any]) -> Table | None:
     if "decision" in document and not decision:
         return None
     made = decision or {"layout": document["request"].get("layout")}
+    if kind_of(document).startswith("serving"):  # how to train and what to recompute means nothing there
+        made = {key: _degrees(value) if key == "layout" else value for key, value in made.items()}
     rows = [(_words(key), shown(key, value)) for key, value in made.items() if value is not None]
     lists = [key for key, value in made.items() if _is_rows(value)]
     plain = [row for row, key in zip(rows, [key for key in made if made[key] is not None], strict=True)
              if key not in lists]  # fmt: skip
     return Table(("", ""), tuple(plain)) if plain else None
+
+
+def _degrees(layout: Any) -> Any:
+    return {key: value for key, value in layout.items() if key in _DEGREES} if isinstance(layout, Mapping) else layout
 
 
 def constraints_table(document: Mapping[str, Any]) -> Table | None:
@@ -207,21 +214,26 @@ def certificate_table(document: Mapping[str, Any]) -> tuple[Table, Table | None]
 def term_rows(terms: Sequence[Mapping[str, Any]], depth: int = 0) -> Iterator[tuple[int, str, str, str, str]]:
     """The tree of terms, depth first: depth, name, exposed and busy seconds, what binds."""
     for term in terms:
-        yield depth, _words(term["name"]), fmt.seconds(term["seconds"]), fmt.seconds(term["busy_seconds"]), term[
-            "bound_by"
-        ]
+        yield (
+            depth,
+            _words(term["name"]),
+            fmt.seconds(term["seconds"]),
+            fmt.seconds(term["busy_seconds"]),
+            term["bound_by"],
+        )
         yield from term_rows(term.get("children", ()), depth + 1)
 
 
 def leftover_tables(document: Mapping[str, Any]) -> list[Table]:
     """Everything else that the document says, so that nothing is hidden: scalars first, then each list of rows."""
     tables = []
-    for label, part in (("", document), ("prediction", document.get("prediction")), ("decision", document.get("decision"))):
+    parts = {name: document.get(name) for name in ("prediction", "decision")}
+    for label, part in {"": document, **parts}.items():
         if not isinstance(part, Mapping):
             continue
         rest = {key: value for key, value in part.items() if key not in _PLACED and key != "decision"}
         plain = tuple((_words(key), shown(key, value)) for key, value in rest.items()
-                      if not _is_rows(value) and not (label == "decision"))  # fmt: skip
+                      if not _is_rows(value) and label != "decision")  # fmt: skip
         if plain:
             tables.append(Table(("key", "value"), plain, caption=label or "document"))
         tables += [_rows_table(value, caption=_words(key)) for key, value in rest.items() if _is_rows(value)]
@@ -243,4 +255,7 @@ def _rows_table(found: Sequence[Mapping[str, Any]], *, numbered: bool = False, c
 
 
 def _words(key: Any) -> str:
-    return str(key).replace("_", " ")
+    """A key without the unit that its value is written with."""
+    text = re.sub(r"_(?:usd|j)_per_", "_per_", str(key))
+    text = text if text.endswith("per_s") else re.sub(r"_(?:s|j|w|usd|bytes|hz)$", "", text)
+    return text.replace("_", " ").strip()

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["budget_curve", "pareto", "tornado"]
+__all__ = ["budget_curve", "pareto", "quantity_words", "tornado"]
 
 _STEP = 0.1
 """The tornado's change of each quantity; elasticities hold near where they are taken."""
@@ -54,7 +54,7 @@ def _elasticities(found: Sequence[Mapping[str, Any]], answer: tuple[str, float])
         left.annotate(text, (max(ends), row), (4, 0), textcoords="offset points", va="center", fontsize=8)
         _dumbbell(right, row, value, one[f"if_doubled_{name}"])
     left.axvline(0, color="black", linewidth=0.8)
-    left.set_yticks(range(len(rows)), [_wrapped(one["quantity"]) for one in rows])
+    left.set_yticks(range(len(rows)), [quantity_words(one["quantity"]) for one in rows])
     left.invert_yaxis()
     widest = max(abs(bound) for bound in left.get_xlim())
     left.set_xlim(-1.15 * widest, 1.55 * widest)
@@ -101,14 +101,15 @@ def _changed_answers(document: Mapping[str, Any], found: Sequence[Mapping[str, A
             text, (scale * max(one[name], now), row), (4, 0), textcoords="offset points", va="center", fontsize=8
         )
     axes.axvline(scale * now, color="black", linewidth=1)
-    axes.set_yticks(range(len(rows)), [f"{_wrapped(one['quantity'])} = {one['value']:.4g}" for one in rows])
+    axes.set_yticks(range(len(rows)), [f"{quantity_words(one['quantity'])} = {one['value']:.4g}" for one in rows])
     low, high = axes.get_xlim()
     axes.set_xlim(low, high + 0.12 * (high - low))
     axes.set_xlabel(f"{name.removesuffix('_fraction').replace('_', ' ')}{unit}; the line is the plan")
     return figure
 
 
-def _wrapped(quantity: str) -> str:
+def quantity_words(quantity: str) -> str:
+    """A quantity's name for people: `peak flop/s bf16`."""
     words = quantity if quantity.endswith("per_s") else quantity.removesuffix("_s")
     return words.replace("_per_", "/").replace("_", " ").replace(".", " ")
 
@@ -177,7 +178,7 @@ def _point(one: Mapping[str, Any]) -> dict[str, Any]:
 
 def _number(axes: Axes, places: Sequence[tuple[float, float]], own: Sequence[tuple[float, float]]) -> None:
     """Numbers beside the points, each on the side where no other point or number is near."""
-    figure = axes.get_figure()
+    figure: Any = axes.get_figure()
     figure.draw_without_rendering()
     spots = [tuple(axes.transData.transform(place)) for place in (*own, *places)]
     taken = list(spots)

@@ -81,7 +81,7 @@ def _plain_ticks(axes: Axes) -> None:
 
 def _label(axes: Axes, operations: tuple[Operation, ...]) -> None:
     """Names beside the points, where they cover neither a point nor another name."""
-    figure = axes.get_figure()
+    figure: Any = axes.get_figure()
     figure.draw_without_rendering()
     to_points = 72.0 / figure.dpi
     places = [(one.intensity, one.flop_per_s / 1e12) for one in operations]
