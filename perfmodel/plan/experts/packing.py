@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["folded", "packed", "rank_loads"]
+__all__ = ["best_exchange", "folded", "packed", "rank_loads"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -90,7 +90,7 @@ def _exchanged(placed: Ints, sizes: Floats, duplicates: bool, rounds: int, targe
         fullest = int(loads.argmax())
         if loads[fullest] <= target:
             break
-        exchange = _best_exchange(placed, sizes, loads, fullest, duplicates)
+        exchange = best_exchange(placed, sizes, loads, fullest, duplicates)
         if exchange is None:
             break
         slot, rank, other = exchange
@@ -99,9 +99,10 @@ def _exchanged(placed: Ints, sizes: Floats, duplicates: bool, rounds: int, targe
     return placed
 
 
-def _best_exchange(
+def best_exchange(
     placed: Ints, sizes: Floats, loads: Floats, fullest: int, duplicates: bool
 ) -> tuple[int, int, int] | None:
+    """The exchange (slot of the fullest rank, other rank, its slot) that leaves the two least full; None if none helps."""
     mine = sizes[placed[fullest]]
     lighter = mine[:, None, None] - sizes[placed][None]  # axes: my slot, rank, its slot
     after = np.maximum(loads[fullest] - lighter, loads[None, :, None] + lighter)
