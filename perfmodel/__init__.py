@@ -28,9 +28,11 @@ _HOMES = {
     "explain": "perfmodel.formulas",
     "load_accelerator": "perfmodel.specs.accelerator",
     "load_cluster": "perfmodel.specs.cluster",
+    "load_expert_load": "perfmodel.specs.expert_load",
     "load_host": "perfmodel.specs.host",
     "load_model": "perfmodel.specs.huggingface",
     "load_software": "perfmodel.specs.software",
+    "plan_experts": "perfmodel.plan.experts.planner",
     "plan_training": "perfmodel.plan.training",
 }
 

@@ -24,6 +24,7 @@ DONE, NOT_FEASIBLE = 0, 1
 _SCHEMAS = {
     "training-estimate": ("perfmodel.predict.records", "TrainingEstimate", "serialization"),
     "training-plan": ("perfmodel.plan.records", "TrainingPlan", "serialization"),
+    "experts-plan": ("perfmodel.plan.experts.records", "ExpertPlan", "serialization"),
     "serving-estimate": ("perfmodel.predict.serving.records", "ServingEstimate", "serialization"),
     "memory-estimate": ("perfmodel.cli.memory", "MemoryEstimate", "serialization"),
     "kernel-estimate": ("perfmodel.predict.kernel_documents", "KernelEstimate", "serialization"),
@@ -153,7 +154,11 @@ def schema(args: Namespace) -> int:
 
 
 def bench(args: Namespace) -> int:
-    """`perfmodel bench`: how fast planning is."""
+    """`perfmodel bench`: how fast planning is, or how far expert placement reaches."""
+    if args.name == "experts":
+        from perfmodel.cli.experts import bench_experts
+
+        return bench_experts(args)
     measure: Callable[[], Mapping[str, Any]] = getattr(import_module("perfmodel.plan.bench"), f"bench_{args.name}")
     document = dict(measure())
 

@@ -21,6 +21,7 @@ from perfmodel.cli.options import (
     ESTIMATE_SERVING,
     ESTIMATE_TRAINING,
     LAYOUT,
+    PLAN_EXPERTS,
     PLAN_TRAINING,
     Option,
 )
@@ -32,6 +33,7 @@ LISTS = ("models", "hardware", "software", "formulas", "published", "systems")
 SCHEMAS = (
     "training-estimate",
     "training-plan",
+    "experts-plan",
     "serving-estimate",
     "memory-estimate",
     "kernel-estimate",
@@ -216,14 +218,16 @@ def _completer(option: Option) -> Callable[..., Iterable[str]]:
 
 
 def _plan(parser: argparse.ArgumentParser) -> None:
-    training = _command(
-        parser.add_subparsers(metavar="WHAT", title="what"),
-        parser,
-        "training",
-        "the best parallel layout of a training run",
-    )
+    what = parser.add_subparsers(metavar="WHAT", title="what")
+    training = _command(what, parser, "training", "the best parallel layout of a training run")
     training.set_defaults(run=f"{_COMMANDS}:plan_training")
     _scenario(training, PLAN_TRAINING)
+    experts = _command(what, parser, "experts", "replicas and ranks of the experts of every layer")
+    experts.set_defaults(run="perfmodel.cli.experts:plan_experts")
+    _scenario(experts, PLAN_EXPERTS)
+    maps = experts.add_argument_group("mapping files")
+    maps.add_argument("--sglang-map", metavar="FILE", help="write what SGLang's --init-expert-location reads")
+    maps.add_argument("--vllm-map", metavar="FILE", help="write the expert map that vLLM's loaders of placements read")
 
 
 def _estimate(parser: argparse.ArgumentParser) -> None:
@@ -305,7 +309,10 @@ def _schema(parser: argparse.ArgumentParser) -> None:
 
 def _bench(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=f"{_COMMANDS}:bench")
-    parser.add_argument("name", metavar="WHAT", nargs="?", choices=("training",), default="training", help="training")
+    choices = ("training", "experts")
+    parser.add_argument(
+        "name", metavar="WHAT", nargs="?", choices=choices, default="training", help=", ".join(choices)
+    )
     _output(parser)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from perfmodel.cli.options import LAYOUT, OPTIONS, Option, checked
 from perfmodel.errors import PlanError, SpecError, unknown_name
 
-__all__ = ["Scenario", "gather", "read_scenario"]
+__all__ = ["Scenario", "gather", "read_scenario", "read_table"]
 
 _LAYOUT_NAMES = frozenset(option.name for option in LAYOUT)
 _DOCUMENTS = (
@@ -48,6 +48,12 @@ def gather(options: tuple[Option, ...], given: dict[str, Any], file: str | None,
         if option.required and option.name not in values:
             raise PlanError(f"{option.flag}: missing; give it as an option, or as the key {option.name} of a file (-f)")
     return Scenario(values, tuple(notes))
+
+
+def read_table(file: str) -> dict[str, Any]:
+    """The TOML or JSON table in a file ("-": standard input), unchecked; raises `SpecError` naming file and fault."""
+    label = "standard input" if file == "-" else file
+    return _parsed(label, _text(file), file)
 
 
 def read_scenario(file: str) -> Scenario:

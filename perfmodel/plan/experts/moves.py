@@ -62,7 +62,7 @@ def _in_place(old: Ints, new: Ints) -> Ints:
 def relieved(before: Ints, loads: Floats, price: float, duplicates: bool) -> Ints:
     """The old plan with the exchanges between ranks that pay: each moves two replicas at `price` (in load) each."""
     placed = before.copy()
-    counts = np.bincount(placed.ravel(), minlength=len(loads))
+    counts = np.maximum(np.bincount(placed.ravel(), minlength=len(loads)), 1)
     sizes = loads / counts
     best, cost, spent = placed.copy(), np.inf, 0
     for _ in range(4 * len(placed)):
