@@ -95,8 +95,12 @@ def validate(args: Namespace) -> int:
     """`perfmodel validate`: 1 where a source is over its tolerance."""
     from perfmodel import validation
 
-    if args.kernels and args.serving:
-        raise PlanError("--kernels, --serving: give one of the two")
+    if args.kernels + args.serving + args.experts > 1:
+        raise PlanError("--kernels, --serving, --experts: give one of them")
+    if args.experts:
+        from perfmodel.cli.experts import validate_experts
+
+        return validate_experts(args)
     if args.serving:
         from perfmodel.cli.serving import validate_serving
 

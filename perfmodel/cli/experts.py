@@ -17,7 +17,7 @@ from perfmodel.errors import PlanError, SpecError, unknown_name
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["bench_experts", "plan_experts"]
+__all__ = ["bench_experts", "plan_experts", "validate_experts"]
 
 DONE, NOT_FEASIBLE = 0, 1
 _SHOWN_AFTER_S, _EVERY_S = 1.0, 2.0
@@ -48,6 +48,33 @@ def bench_experts(args: Namespace) -> int:
     document = bench.bench_experts(_shown("cases"))
     emit(document, lambda console: _bench_page(console, document), as_json=args.json, file=args.output)
     return DONE
+
+
+def validate_experts(args: Namespace) -> int:
+    """`perfmodel validate --experts`: 1 where a table is over its tolerance."""
+    from perfmodel.validation.expert_scores import run_experts
+
+    for option in ("source", "record", "because"):
+        if getattr(args, option):
+            raise PlanError(f"--{option}: goes without --experts")
+    document = run_experts()
+    emit(document, lambda console: _validation_page(console, document), as_json=args.json, file=args.output)
+    return NOT_FEASIBLE if document["over_tolerance"] else DONE
+
+
+def _validation_page(console: Console, document: Mapping[str, Any]) -> None:
+    from rich.text import Text
+
+    from perfmodel.cli.render import plain_table
+
+    console.print(Text("Uneven experts against published tables: median |law / published - 1|", "bold"))
+    table = plain_table("table", "rows", "fixed", "median", "worst", "bias", "baseline", "limit", gap=1)
+    for name, one in document["sources"].items():
+        shown = (one[f"{key}_percent"] for key in ("median", "worst", "bias", "baseline_median", "tolerance"))
+        table.add_row(name, str(one["scored"]), str(one["constants"]), *(f"{value:.1f} %" for value in shown))
+    console.print(table)
+    for name, one in document["sources"].items():
+        console.print(Text(f"{name}: {one['note']}", "dim"))
 
 
 def _question(args: Namespace) -> dict[str, Any]:

@@ -281,6 +281,7 @@ def _validate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", metavar="ID", help="this source alone; see perfmodel list published")
     parser.add_argument("--kernels", action="store_true", help="kernels and messages instead of whole steps")
     parser.add_argument("--serving", action="store_true", help="serving instead of training")
+    parser.add_argument("--experts", action="store_true", help="uneven experts instead of training")
     parser.add_argument("--record", action="store_true", help="write the residuals and tolerances that this run gives")
     parser.add_argument("--because", metavar="TEXT", help="with --record: the physics why a tolerance rises")
     _output(parser)

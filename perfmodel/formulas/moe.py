@@ -88,7 +88,7 @@ def hot_rank_over_mean(ranks, hot_share, hot_experts, n_experts):
     Assumptions  the other experts share the rest evenly; the hot ones fit on one rank
     Valid for    1 <= ranks <= 16; 0 <= hot_share <= 1; 1 <= hot_experts <= 4; n_experts >= 64; fails when the hot experts do not fit on one rank
     Monotone     hot_share +
-    Source       Nguyen et al. 2026, "Least-Loaded Expert Parallelism", arXiv:2601.17111, section 5 (the sweep of
+    Source       Salesforce AI Research 2026, "Least-Loaded Expert Parallelism", arXiv:2601.17111, section 5 (the sweep of
                  Figure 4: 30 to 95 % of the tokens into 1, 4 or 16 experts)
     Checked      the same, Figure 4, as the limit of what rerouting can gain
     """
@@ -109,7 +109,7 @@ def rerouted_layer_time(compute_s, exchange_s, moved_weight_bytes, link_byte_per
     Assumptions  rerouting evens the load out fully; weights are not hidden behind products
     Valid for    compute_s >= 0; exchange_s >= 0; moved_weight_bytes >= 0; planning_s >= 0
     Monotone     compute_s +; exchange_s +; moved_weight_bytes +; link_byte_per_s -; planning_s +
-    Source       Nguyen et al. 2026, "Least-Loaded Expert Parallelism", arXiv:2601.17111, section 4
+    Source       Salesforce AI Research 2026, "Least-Loaded Expert Parallelism", arXiv:2601.17111, section 4
     """
     return planning_s + compute_s + exchange_s + moved_weight_bytes / link_byte_per_s
 

@@ -153,6 +153,6 @@ def prescheduled_exchange_bytes(tokens, experts_per_token, ranks, d_model, bytes
     Valid for    tokens >= 0; experts_per_token >= 1; ranks >= 1; d_model >= 1; 0 <= remote_share <= 1
     Monotone     tokens +; experts_per_token +; ranks -; d_model +; bytes_per_element +; remote_share +
     Limits       remote_share = 0 -> 0
-    Source       Li et al. 2025, "Speculative MoE", section 3, arXiv:2503.04398
+    Source       "Speculative MoE: Communication Efficient Parallel MoE Inference" 2025, arXiv:2503.04398
     """
     return remote_share * experts_per_token * tokens * d_model * bytes_per_element / ranks

@@ -14,7 +14,7 @@ from perfmodel.specs.cluster import load_cluster
 
 __all__ = ["ledger"]
 
-_LEDGER = Path(__file__).parent.parent / "data" / "systems.toml"
+_DATA = Path(__file__).parent.parent / "data"
 _EMPTY: dict[str, Any] = {
     "status": "checked",
     "value": None,
@@ -36,7 +36,9 @@ def ledger() -> list[dict[str, Any]]:
     `formula` with `inputs` is one registered law; `scenario` with `result` is one training estimate and the key of it
     that is compared. `tolerance` is what a checked value may be off: half a unit of the last digit printed.
     """
-    return [_entry(id, facts) for id, facts in tomllib.loads(_LEDGER.read_text(encoding="utf-8")).items()]
+    files = [_DATA / "systems.toml", *sorted((_DATA / "systems").glob("*.toml"))]
+    tables = [tomllib.loads(file.read_text(encoding="utf-8")) for file in files]
+    return [_entry(id, facts) for table in tables for id, facts in table.items()]
 
 
 def _entry(id: str, facts: dict[str, Any]) -> dict[str, Any]:

@@ -42,6 +42,12 @@ def fewest_counts(loads: Floats, target: float) -> Ints:
 
 
 def replica_count_bound(loads: Floats, slots: int, ranks: int, most: int) -> float:
-    """No plan has a fullest rank below this: the mean load, and the largest replica of the best counts."""
+    """No plan has a fullest rank below this: the mean load, and the largest replica of the best counts.
+
+    Without spare slots the hottest expert also has companions, the coldest at best.
+    """
     counts = greedy_counts(loads, slots, most)
-    return float(max(loads.sum() / ranks, (loads / counts).max()))
+    hottest = float((loads / counts).max())
+    if slots == len(loads):
+        hottest += float(np.sort(loads)[: slots // ranks - 1].sum())
+    return max(float(loads.sum() / ranks), hottest)

@@ -19,7 +19,7 @@ __all__ = ["balanced_groups"]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Part = tuple[int, ...]
-_LISTED, _PROVEN = 3000, 1e-9
+_LISTED, _TRIED, _PROVEN = 3000, 6, 1e-9
 
 
 def balanced_groups(
@@ -35,8 +35,8 @@ def balanced_groups(
     dealings, complete = _dealings(loads[members].sum(axis=1), nodes)
     queue = sorted((max(map(nodes_of.bound, dealing)), dealing) for dealing in dealings)
     best, chosen, bound = np.inf, queue[0][1], np.inf
-    for least, dealing in queue:
-        if best < np.inf and (budget.stopped_by or best <= min(bound, least) * (1 + nodes_of.enough)):
+    for tried, (least, dealing) in enumerate(queue):
+        if best < np.inf and (tried >= nodes_of.most_dealings or budget.stopped_by or best <= min(bound, least) * (1 + nodes_of.enough)):
             bound = min(bound, least)
             break
         fullest = nodes_of.fullest(dealing)
@@ -58,7 +58,9 @@ class _Nodes:
         self.loads, self.members, self.slots, self.ranks = loads, members, slots // nodes, ranks // nodes
         slots, ranks = self.slots, self.ranks
         self.settings, self.budget = settings, budget
-        self.enough = _PROVEN if is_small(len(loads) // nodes, slots, ranks, settings) else settings.enough
+        small = is_small(len(loads) // nodes, slots, ranks, settings)
+        self.enough = _PROVEN if small else settings.enough
+        self.most_dealings = _LISTED if small else _TRIED
         self.bounds: dict[Part, float] = {}
         self.pools: dict[Part, Pool] = {}
 
