@@ -35,7 +35,9 @@ def plan_experts(args: Namespace) -> int:
         if file is not None and plan["decision"] is not None:
             from perfmodel.plan.experts.mapping import mapping_text
 
-            write_atomically(file, mapping_text(engine, plan["decision"]["slot_expert"], plan["decision"]["slots_per_rank"]))
+            write_atomically(
+                file, mapping_text(engine, plan["decision"]["slot_expert"], plan["decision"]["slots_per_rank"])
+            )
             say(f"wrote {file}")
     emit(plan, lambda console: _page(console, plan), as_json=args.json, file=args.output)
     return DONE if plan["feasible"] else NOT_FEASIBLE
@@ -192,7 +194,9 @@ def _page(console: Console, plan: Mapping[str, Any]) -> None:
     console.print(table)
     console.print(Text(proof["method"], "dim"))
     if proof["stopped_by"]:
-        console.print(Text(f"stopped by the {proof['stopped_by'].replace('_', ' ')}: not the best it could find", "red"))
+        console.print(
+            Text(f"stopped by the {proof['stopped_by'].replace('_', ' ')}: not the best it could find", "red")
+        )
     _layers(console, plan)
     if plan["alternatives"]:
         heading(console, "Other placements")
@@ -236,7 +240,9 @@ def _bench_page(console: Console, document: Mapping[str, Any]) -> None:
     from perfmodel.cli.render import plain_table
 
     console.print(Text("Expert placement: fullest rank over the mean (mixtral: share of tokens that stay)", "bold"))
-    table = plain_table("input", "slots", "ranks", "nodes", "rule", "ours", "bound", "gap", "EPLB/ExFlow", "time", gap=1)
+    table = plain_table(
+        "input", "slots", "ranks", "nodes", "rule", "ours", "bound", "gap", "EPLB/ExFlow", "time", gap=1
+    )
     for row in document["cases"]:
         gap = "optimal" if row["optimal"] else f"{100 * row['gap']:.2f} %"
         table.add_row(

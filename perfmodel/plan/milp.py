@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,8 +132,9 @@ def _highs_solution(highspy: Any, engine: Any, mixed: bool) -> Solution:
 def _cbc(program: LinearProgram, work_limit: int | None, time_limit_s: float | None, gap: float) -> Solution:
     import pulp
 
-    problem, columns = _pulp_problem(pulp, program)
-    with tempfile.TemporaryDirectory() as folder:
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+        warnings.simplefilter("ignore", DeprecationWarning)  # of what PuLP 4 will drop; the version is pinned below it
+        problem, columns = _pulp_problem(pulp, program)
         log = Path(folder) / "cbc.log"
         options: list[Any] = ["randomCbcSeed 1"]
         engine = pulp.PULP_CBC_CMD(

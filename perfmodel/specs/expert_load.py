@@ -75,7 +75,9 @@ def checked_transitions(
     _finite(array, label, error)
     total = array.sum(axis=(1, 2), keepdims=True)
     if (total == 0).any():
-        raise error(f"{label}: layer {int(np.flatnonzero(total.ravel() == 0)[0])}: no token moves; shares must sum above 0")
+        raise error(
+            f"{label}: layer {int(np.flatnonzero(total.ravel() == 0)[0])}: no token moves; shares must sum above 0"
+        )
     return np.asarray(array / total)
 
 
@@ -93,7 +95,9 @@ def _finite(array: Floats, label: str, error: type[Exception]) -> None:
     wrong = ~np.isfinite(array) | (array < 0) | (array > _LARGEST)
     if wrong.any():
         at = tuple(int(i) for i in np.argwhere(wrong)[0])
-        raise error(f"{label}: {'['.join(('', *(f'{i}]' for i in at)))}: must be a number from 0 to 1e15 (got {array[at]})")
+        raise error(
+            f"{label}: {'['.join(('', *(f'{i}]' for i in at)))}: must be a number from 0 to 1e15 (got {array[at]})"
+        )
 
 
 def _from_numpy(path: Path, label: str) -> dict[str, Floats]:

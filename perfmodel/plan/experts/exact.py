@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +60,7 @@ def placement_program(loads: Floats, slots: int, ranks: int, *, duplicates: bool
             both = np.append(x[:, :, r].ravel(), x[:, :, r - 1].ravel())
             build.add(both, np.append(per_copy.ravel(), -per_copy.ravel()), -np.inf, 0)
     order = np.argsort(loads, kind="stable")
-    for a, b in zip(order, order[1:], strict=False):
+    for a, b in pairwise(order):
         if loads[a] == loads[b]:
             build.add(np.append(z[a], z[b]), np.append(counts, -counts), 0, np.inf)
     low, high = np.zeros(build.columns), np.ones(build.columns)

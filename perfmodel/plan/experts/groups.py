@@ -36,7 +36,9 @@ def balanced_groups(
     queue = sorted((max(map(nodes_of.bound, dealing)), dealing) for dealing in dealings)
     best, chosen, bound = np.inf, queue[0][1], np.inf
     for tried, (least, dealing) in enumerate(queue):
-        if best < np.inf and (tried >= nodes_of.most_dealings or budget.stopped_by or best <= min(bound, least) * (1 + nodes_of.enough)):
+        if best < np.inf and (
+            tried >= nodes_of.most_dealings or budget.stopped_by or best <= min(bound, least) * (1 + nodes_of.enough)
+        ):
             bound = min(bound, least)
             break
         fullest = nodes_of.fullest(dealing)

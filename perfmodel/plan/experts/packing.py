@@ -102,7 +102,7 @@ def _exchanged(placed: Ints, sizes: Floats, duplicates: bool, rounds: int, targe
 def best_exchange(
     placed: Ints, sizes: Floats, loads: Floats, fullest: int, duplicates: bool
 ) -> tuple[int, int, int] | None:
-    """The exchange (slot of the fullest rank, other rank, its slot) that leaves the two least full; None if none helps."""
+    """The exchange that leaves the two ranks least full: (slot of the fullest, other rank, its slot); None: no gain."""
     mine = sizes[placed[fullest]]
     lighter = mine[:, None, None] - sizes[placed][None]  # axes: my slot, rank, its slot
     after = np.maximum(loads[fullest] - lighter, loads[None, :, None] + lighter)

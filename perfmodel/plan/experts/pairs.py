@@ -22,6 +22,8 @@ def searched_pairs(counts: Ints, loads: Floats, most: int, target: float, rounds
 
     Counts keep their sum and stay between 1 and `most`. Moves are drawn from a fixed seed.
     """
+    if counts.max() == 1 or counts.min() >= most:
+        return counts
     draws = np.random.default_rng(0)
     counts = counts.copy()
     best, fullest, stale = counts.copy(), folded_maximum(counts, loads), 0

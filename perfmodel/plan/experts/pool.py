@@ -30,13 +30,13 @@ _LIGHT_ROUNDS, _FEW_SPARE = 60, 8
 
 @dataclass(frozen=True)
 class Settings:
-    """How hard to search: rounds of local search, columns up to which the exact program is tried, gap that is enough."""
+    """How hard to search: rounds of local search, columns up to which a pool is solved exactly, gap that is enough."""
 
     duplicates: bool = False
     rounds: int = 1500
     count_rounds: int = 400
-    exact_columns: int = 400
-    exact_nodes: int = 20000
+    exact_columns: int = 150
+    exact_nodes: int = 2000
     spreads: int = 400
     enough: float = 2e-3
 

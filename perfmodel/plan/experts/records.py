@@ -42,7 +42,7 @@ class ExpertCertificate(Certificate):
     """`bound` and `gap` of the objective's value; `relaxations` counts the layers each relaxation bounds."""
 
     objective_value: float | None = None
-    relaxations: dict[str, int] = {}
+    relaxations: dict[str, int]
 
 
 class ExpertAlternative(Record):

@@ -195,7 +195,9 @@ def _node_order(between: Floats, nodes: int) -> Ints:
     ranks = len(between)
     blocks = between.reshape(nodes, ranks // nodes, nodes, ranks // nodes).transpose(0, 2, 1, 3)
     of_node = linear_sum_assignment(blocks.sum(axis=(2, 3)), maximize=True)[1]
-    inner = [linear_sum_assignment(blocks[a, b], maximize=True)[1] + b * (ranks // nodes) for a, b in enumerate(of_node)]
+    inner = [
+        linear_sum_assignment(blocks[a, b], maximize=True)[1] + b * (ranks // nodes) for a, b in enumerate(of_node)
+    ]
     return np.concatenate(inner)
 
 
