@@ -85,7 +85,7 @@ def _question(args: Namespace) -> dict[str, Any]:
     question: dict[str, Any] = {}
     folder = Path()
     if args.file is not None:
-        table = read_table(args.file)
+        table: Mapping[str, Any] = read_table(args.file)
         if "document" in table:
             table = _request(args.file, table)
         folder = Path() if args.file == "-" else Path(args.file).parent

@@ -86,10 +86,11 @@ def hot_rank_over_mean(ranks, hot_share, hot_experts, n_experts):
     Symbols      P  ranks [1] ranks;  h  hot_share [1] share of the copies that go to the hot experts;
                  m  hot_experts [1] hot experts, all on this rank;  E  n_experts [1] experts;  returns [1]
     Assumptions  the other experts share the rest evenly; the hot ones fit on one rank
-    Valid for    1 <= ranks <= 16; 0 <= hot_share <= 1; 1 <= hot_experts <= 4; n_experts >= 64; fails when the hot experts do not fit on one rank
+    Valid for    1 <= ranks <= 8; 0 <= hot_share <= 1; 1 <= hot_experts <= 16; n_experts >= 128; fails when the
+                 hot experts do not fit on one rank
     Monotone     hot_share +
-    Source       Salesforce AI Research 2026, "Least-Loaded Expert Parallelism", arXiv:2601.17111, section 5 (the sweep of
-                 Figure 4: 30 to 95 % of the tokens into 1, 4 or 16 experts)
+    Source       Salesforce AI Research 2026, "Least-Loaded Expert Parallelism", arXiv:2601.17111, Figure 4 (a sweep
+                 of 30 to 95 % of the tokens into 1, 4 or 16 experts)
     Checked      the same, Figure 4, as the limit of what rerouting can gain
     """
     others = maximum(n_experts / ranks - hot_experts, 0)
