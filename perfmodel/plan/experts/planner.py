@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from perfmodel._version import __version__
 from perfmodel.plan.experts.budget import Budget
+from perfmodel.plan.experts.counts import replica_count_bound
 from perfmodel.plan.experts.groups import balanced_groups
 from perfmodel.plan.experts.moves import laid_over, moved, relieved
 from perfmodel.plan.experts.pool import Pool, Search, Settings, balanced_pool
@@ -31,7 +32,7 @@ __all__ = ["OBJECTIVES", "plan_experts", "stale_load"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-_PROVEN = 1e-9
+_PROVEN, _ASK_BELOW = 1e-9, 5e-4
 MOETUNER_EXCHANGE_SHARE = 0.357
 
 
@@ -107,22 +108,25 @@ def stale_load(plan: ExpertPlan, load: Any) -> tuple[float, ...]:
 def _balanced(task: ExpertTask, budget: Budget) -> list[Pool]:
     settings = Settings(duplicates=task.duplicates)
     known: dict[bytes, Pool] = {}
-    pools = []
+    pools, raised = [], 1.0
     for done, load in enumerate(task.load, 1):
         order = np.argsort(-load, kind="stable") if task.groups is None else np.arange(task.experts)
         key = load[order].tobytes()
         if key not in known:  # layers of equal loads are tied
-            known[key] = _pool(task, load[order], settings, budget)
+            known[key] = _pool(task, load[order], settings, budget, raised)
         pool = known[key]
+        if pool.relaxation == "replica size":
+            most = task.slots if task.duplicates else task.ranks
+            raised = pool.bound / replica_count_bound(load, task.slots, task.ranks, most) * (1 - _ASK_BELOW)
         pools.append(Pool(order[pool.experts], pool.fullest, pool.bound, pool.relaxation))
         if task.progress is not None:
             task.progress(done, len(task.load))
     return pools
 
 
-def _pool(task: ExpertTask, load: Floats, settings: Settings, budget: Budget) -> Pool:
+def _pool(task: ExpertTask, load: Floats, settings: Settings, budget: Budget, raised: float) -> Pool:
     if task.groups is None:
-        return balanced_pool(load, task.slots, task.ranks, Search(settings, budget))
+        return balanced_pool(load, task.slots, task.ranks, Search(settings, budget, raised=raised))
     return balanced_groups(load, task.slots, task.ranks, task.nodes, task.groups, settings, budget)
 
 

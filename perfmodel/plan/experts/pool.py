@@ -43,11 +43,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class Search:
-    """Settings and budget of one pool; a plan at or below `target` need not be improved."""
+    """Settings and budget of one pool; a plan at or below `target` need not be improved.
+
+    `raised` is how far the relaxation raised the bound of a pool like this one: where to ask first.
+    """
 
     settings: Settings
     budget: Budget
     target: float = 0.0
+    raised: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,9 @@ def _narrowed(plan: Pool, loads: Floats, slots: int, ranks: int, most: int, sear
     The first target is the lowest worth knowing: where the relaxation allows it, it can say no more about the bound.
     """
     enough = 1 + search.settings.enough
-    reach, target = plan.fullest, plan.bound * enough
+    reach, target = plan.fullest, plan.bound * max(enough, search.raised)
+    if target >= reach:
+        target = plan.bound * enough
     while reach > max(plan.bound * enough, search.target) and search.budget.spend():
         choice = replica_choice(
             loads, slots, ranks, most, target, whole=False, time_limit_s=search.budget.seconds_left()
@@ -139,11 +145,12 @@ def _narrowed(plan: Pool, loads: Floats, slots: int, ranks: int, most: int, sear
         search.budget.note(choice.stopped_by)
         if not choice.possible:
             plan = Pool(plan.experts, plan.fullest, target, "replica size")
+            target = min(plan.bound * enough, (reach + plan.bound) / 2) if search.raised > 1 else (reach + target) / 2
         else:
             reach = target
             if choice.counts is not None:
                 plan = _attempted(plan, choice.counts, loads, ranks, most, target, search.settings)
-        target = (reach + plan.bound) / 2
+            target = (reach + plan.bound) / 2
     return plan
 
 
