@@ -22,6 +22,7 @@ __all__ = [
     "ESTIMATE_TRAINING",
     "LAYOUT",
     "OPTIONS",
+    "PLAN_EXPERTS",
     "PLAN_POWER",
     "PLAN_TEST_TIME",
     "PLAN_TRAINING",
@@ -281,6 +282,23 @@ CALIBRATE = (
 )
 SLO = ("ttft_s", "tpot_s", "percentile")
 """Keys of the table `slo` of a document, on the command line by their own names."""
+# Apart from OPTIONS: a question about loads shares no key with a training step but the words objective and cluster.
+PLAN_EXPERTS = (
+    Option("load", "text", "tokens of every expert: .csv, .npz or .json, or an engine's dump", required=True),
+    Option("ranks", "whole", "expert-parallel ranks", low=1, required=True),
+    Option("nodes", "whole", "nodes the ranks stand in (default: 1)", low=1),
+    Option("slots", "whole", "experts held by all ranks together (default: one an expert)", low=1),
+    Option("groups", "whole", "groups of experts that each stay on one node (default: none)", low=1),
+    Option("transitions", "text", "file with transitions[layer][i][j] (default: those beside the load)"),
+    Option("cluster", "spec", "cluster id or file that must hold the ranks", complete="clusters"),
+    Option("objective", "text", "what to make least (default: balance)", choices=("balance", "traffic", "both")),
+    Option("duplicates", "switch", "allow replicas of one expert on one rank"),
+    Option("previous", "text", "plan or mapping that runs now: ranks are named for few moves"),
+    Option("move_cost", "number", "load over the mean that moving every slot is worth", low=0, high=1e6),
+    Option("exchange_share", "number", "share of dispatch and combine in a layer", low=0, high=1),
+    Option("work_limit", "whole", "packings and programs at most", low=1),
+    Option("time_limit_s", "number", "guard in seconds (default: 60)", low=0),
+)
 OPTIONS = {option.name: option for option in (*_SCENARIO, *_TRAINED, *_SEARCH, *_SERVED, *LAYOUT)}
 
 

@@ -142,9 +142,7 @@ def _layouts(model: Architecture, cluster: Cluster) -> Iterator[ParallelLayout]:
                     yield ParallelLayout(tp=tp, pp=pp, ep=tp, sequence_parallel=False)
         if model.experts is not None:
             for groups in GROUPS:
-                yield ParallelLayout(
-                    tp=tp, dp=groups, ep=tp * groups, attention_dp=groups, sequence_parallel=False
-                )
+                yield ParallelLayout(tp=tp, dp=groups, ep=tp * groups, attention_dp=groups, sequence_parallel=False)
 
 
 def _cuts(model: Architecture, cluster: Cluster, layout: ParallelLayout) -> bool:

@@ -150,9 +150,13 @@ def check_serving_layout(layout: ParallelLayout, model: Architecture, cluster: C
             f"layout: ep: must divide tp * attention_dp = {ranks} and the experts of {model.id} (got {layout.ep})"
         )
     if layout.dp % layout.attention_dp:
-        raise PlanError(f"layout: attention_dp: must divide dp {layout.dp}, which counts its groups (got {layout.attention_dp})")
+        raise PlanError(
+            f"layout: attention_dp: must divide dp {layout.dp}, which counts its groups (got {layout.attention_dp})"
+        )
     if layout.attention_dp > 1 and (model.experts is None or layout.pp > 1):
-        raise PlanError(f"layout: attention_dp: needs experts, which its groups share, and pp 1 (got {layout.attention_dp})")
+        raise PlanError(
+            f"layout: attention_dp: needs experts, which its groups share, and pp 1 (got {layout.attention_dp})"
+        )
 
 
 def _tokens(name: str, value: Any) -> int | TokenCounts:
