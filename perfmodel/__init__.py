@@ -40,6 +40,7 @@ _HOMES = {
     "load_trace": "perfmodel.specs.trace",
     "plan_test_time": "perfmodel.plan.test_time",
     "plan_power": "perfmodel.plan.power",
+    "plan_serving": "perfmodel.plan.serving.planner",
     "plan_experts": "perfmodel.plan.experts.planner",
     "plan_training": "perfmodel.plan.training",
     "plan_training_budget": "perfmodel.plan.training_budget",

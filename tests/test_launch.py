@@ -21,6 +21,7 @@ from perfmodel.launch.plan import Bytes, Deployment, TrainingRun, normal_layout,
 from perfmodel.launch.shell import commands
 from perfmodel.launch.tables import tools
 from perfmodel.launch.text import toml_text, toml_value, yaml_text
+from perfmodel.specs.serving_software import load_serving_software
 
 PlanError = pm.PlanError
 FEW = settings(max_examples=40, deadline=None)
@@ -227,7 +228,9 @@ def test_an_estimate_comes_back_whole(tool: str) -> None:
 def test_an_arrival_rate_comes_back() -> None:
     document = estimated(concurrency=None, arrival_rate_per_s=4.0)
     text = export_plan(document, "vllm").text
-    assert "--max-num-seqs 256" in text
+    sequences = int(text.split("--max-num-seqs ")[1].split()[0])
+    held = document["kv_blocks"] * document["block_tokens"] / (1024 + 256)
+    assert 1 <= sequences <= min(load_serving_software().max_batch, 2 * held)
     scenario = import_launch(text, "vllm").scenario
     assert scenario["arrival_rate_per_s"] == 4.0
     assert "concurrency" not in scenario
