@@ -25,6 +25,7 @@ _SCHEMAS = {
     "training-estimate": ("perfmodel.predict.records", "TrainingEstimate", "serialization"),
     "training-plan": ("perfmodel.plan.records", "TrainingPlan", "serialization"),
     "power-plan": ("perfmodel.plan.power_records", "PowerPlan", "serialization"),
+    "serving-plan": ("perfmodel.plan.serving.records", "ServingPlan", "serialization"),
     "experts-plan": ("perfmodel.plan.experts.records", "ExpertPlan", "serialization"),
     "serving-estimate": ("perfmodel.predict.serving.records", "ServingEstimate", "serialization"),
     "test-time-plan": ("perfmodel.plan.test_time_records", "TestTimePlan", "serialization"),

@@ -24,6 +24,7 @@ __all__ = [
     "OPTIONS",
     "PLAN_EXPERTS",
     "PLAN_POWER",
+    "PLAN_SERVING",
     "PLAN_TEST_TIME",
     "PLAN_TRAINING",
     "PLAN_TRAINING_BUDGET",
@@ -166,10 +167,36 @@ _SERVED = (
         choices=("closed-loop", "lockstep", "burst"),
     ),
 )
+_TRAFFIC = (
+    "trace", "prompt_tokens", "output_tokens", "arrival_rate_per_s", "burstiness", "prefix_hit", "ttft_s", "tpot_s",
+    "percentile",
+)  # fmt: skip
 ESTIMATE_SERVING = (
     *(option for option in _SCENARIO if option.name in ("model", "cluster", "accelerators", "software")),
     *_SERVED,
     *LAYOUT,
+)
+# Apart from OPTIONS: what an estimate takes one of, a plan chooses from.
+PLAN_SERVING = (
+    Option("model", "spec", "zoo id, config.json, or hf:org/name", complete="models"),
+    Option("cluster", "texts", "kinds of machines to choose from, with commas", complete="clusters"),
+    *(option for option in _SERVED if option.name in _TRAFFIC),
+    Option("objective", "text", "what to make best (default: cost)", choices=("cost", "energy", "throughput")),
+    Option("software", "spec", "serving engine, an id or a file", complete="software"),
+    Option(
+        "weights",
+        "texts",
+        "precisions of weights to choose from (default: bf16, and fp8 where possible)",
+        choices=WEIGHTS,
+    ),
+    Option("kv_cache", "texts", "precisions of the cache to choose from (default: likewise)", choices=CACHES),
+    Option("modes", "texts", "aggregated, disaggregated, or both (default)", choices=("aggregated", "disaggregated")),
+    Option("max_accelerators", "whole", "accelerators at most", low=1),
+    Option("memory_margin", "number", "share of the memory to leave free, e.g. 0.1", low=0, high=1),
+    Option("redundancy", "whole", "replicas that may be lost (default: 0)", low=0),
+    Option("traffic_factor", "number", "hold so many times the rate (default: 1)", low=0),
+    Option("beside", "texts", "models that stay resident on the same accelerators", complete="models"),
+    Option("top", "whole", "how many alternatives to list", low=1),
 )
 PLAN_TEST_TIME = (
     Option("usd", "number", "budget in dollars", low=0),

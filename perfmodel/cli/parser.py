@@ -23,6 +23,7 @@ from perfmodel.cli.options import (
     LAYOUT,
     PLAN_EXPERTS,
     PLAN_POWER,
+    PLAN_SERVING,
     PLAN_TEST_TIME,
     PLAN_TRAINING,
     PLAN_TRAINING_BUDGET,
@@ -39,6 +40,7 @@ SCHEMAS = (
     "power-plan",
     "experts-plan",
     "serving-estimate",
+    "serving-plan",
     "test-time-plan",
     "training-budget-plan",
     "law-fit",
@@ -253,6 +255,9 @@ def _plan(parser: argparse.ArgumentParser) -> None:
     training = _command(what, parser, "training", "the best parallel layout of a training run")
     training.set_defaults(run=f"{_COMMANDS}:plan_training")
     _scenario(training, PLAN_TRAINING)
+    serving = _command(what, parser, "serving", "which engines, how many, cut how, for this traffic and these limits")
+    serving.set_defaults(run="perfmodel.cli.plan_serving:plan_serving")
+    _scenario(serving, PLAN_SERVING)
     experts = _command(what, parser, "experts", "replicas and ranks of the experts of every layer")
     experts.set_defaults(run="perfmodel.cli.experts:plan_experts")
     _scenario(experts, PLAN_EXPERTS)

@@ -204,7 +204,7 @@ def _deployment(label: str, document: Mapping[str, Any], request: Mapping[str, A
         if key not in asked:
             raise SpecError(f"{label}: request: {key}: missing")
     model = load_model(asked["model"])
-    cluster = load_cluster(asked["cluster"], accelerators=asked.get("accelerators"))
+    cluster = load_cluster(_machine(asked["cluster"], decision), accelerators=asked.get("accelerators"))
     software = load_serving_software(asked.get("software"))
     workload = asked.get("workload")
     lengths = workload if isinstance(workload, Mapping) else asked
@@ -224,6 +224,14 @@ def _deployment(label: str, document: Mapping[str, Any], request: Mapping[str, A
         _check_cache(label, role, context, mean["prompt_tokens"] + 1 if role.name == "prefill" else usual)
     mode = "disaggregated" if len(roles) > 1 else "aggregated"
     return Deployment(asked | {"software": software.id}, mode, roles, context, words, model, cluster)
+
+
+def _machine(asked: Any, decision: Any) -> Any:
+    """The kind of machine; of several that a plan chose from, the one it chose."""
+    if not isinstance(asked, list) or not isinstance(decision, Mapping):
+        return asked
+    roles = [part for part in decision.values() if isinstance(part, Mapping) and "cluster" in part]
+    return roles[0]["cluster"] if roles else asked[0]
 
 
 def _length(label: str, table: Mapping[str, Any], key: str, *, largest: bool) -> int:

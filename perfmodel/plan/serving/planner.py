@@ -143,13 +143,15 @@ def _question(model: Any, cluster: Any, workload: Any, slo: Any, **given: Any) -
     prompt, answer = workload.prompts.mean, workload.outputs.mean
     most, demand = given["max_accelerators"], demand_of(workload)
     candidates = candidates_of(
-        architecture, clusters, stack, (prompt + answer, demand.kv_len),
+        architecture, clusters, stack, (math.ceil(prompt) + math.ceil(answer), demand.kv_len),
         weights=_choices(given["weights"]), kv_cache=_choices(given["kv_cache"]),
         most=min(most or MOST_IN_AN_ENGINE, MOST_IN_AN_ENGINE), memory_margin=float(margin), beside=others,
     )  # fmt: skip
+    machines = [one.id for one in clusters]
     kept = given | {
         "model": model_reference(architecture), "beside": [one.id for one in others], "modes": list(modes),
-        "cluster": [one.id for one in clusters], "software": stack.id, "slo": limits.model_dump(mode="json"),
+        "cluster": machines[0] if len(machines) == 1 else machines, "software": stack.id,
+        "slo": limits.model_dump(mode="json"),
         "workload": workload.model_dump(mode="json"), "weights": _listed(given["weights"]),
         "kv_cache": _listed(given["kv_cache"]),
     }  # fmt: skip
@@ -289,7 +291,7 @@ def _of_split(
 
 
 def _role(one: Candidate, replicas: int, batch: int | None = None) -> dict[str, Any]:
-    software, places = one.engine.software, int(one.places)
+    software, places = one.engine.software, int(one.whole)
     layout = one.layout.model_copy(update={"dp": one.groups})
     held = one.memory
     cache = one.blocks * held.block_bytes

@@ -21,7 +21,9 @@ from perfmodel.specs.serving_software import ServingSoftware
 
 __all__ = ["Candidate", "Candidates", "candidates_of", "choices_of"]
 
-TENSOR, PIPELINE, GROUPS = (1, 2, 4, 8, 16), (1, 2, 4), (2, 4, 8, 16, 32)
+TENSOR, PIPELINE, GROUPS = (1, 2, 4, 8), (1, 2), (2, 4, 8, 16, 32)
+WIDE_TENSOR, WIDE_PIPELINE = (8, 16), (2, 4, 8)
+"""Degrees that only a model too large for the others needs."""
 MEMORY_RULE = "memory: one request of mean length does not fit beside the weights"
 SHAPE_RULE = "a layout that does not cut the model"
 KERNEL_RULE = "a precision without kernels on this accelerator"
@@ -39,6 +41,8 @@ class Candidate:
     memory: ServingMemory
     blocks: float
     places: float
+    whole: float
+    """Requests of mean length whose whole cache fits at once in a group."""
 
     @property
     def groups(self) -> int:
@@ -100,11 +104,21 @@ def candidates_of(
     `lengths` [tokens] are the whole of a mean request and what a running answer holds on average; `memory_margin` [1]
     of the capacity stays free; weights of models `beside` stay resident on the same accelerators.
     """
+    asked = (model, clusters, software, lengths, weights, kv_cache, most, memory_margin, beside)
+    found = _candidates(*asked, TENSOR, PIPELINE)
+    return found if found.engines else _candidates(*asked, WIDE_TENSOR, WIDE_PIPELINE)
+
+
+def _candidates(
+    model: Architecture, clusters: Sequence[Cluster], software: ServingSoftware, lengths: tuple[float, float],
+    weights: Sequence[str] | None, kv_cache: Sequence[str] | None, most: int | None, memory_margin: float,
+    beside: Sequence[Architecture], tensor: Sequence[int], pipeline: Sequence[int],
+) -> Candidates:  # fmt: skip
     pruned: Counter[str] = Counter()
     engines, least = [], np.inf
     for cluster in clusters:
         efficiency = load_efficiency(cluster.accelerator.id, cluster.accelerator.relative)
-        for layout in _layouts(model, cluster):
+        for layout in _layouts(model, cluster, tensor, pipeline):
             machine = cluster.model_copy(update={"accelerators": max(layout.accelerators, cluster.accelerators)})
             if layout.accelerators > (most or layout.accelerators):
                 pruned[SIZE_RULE] += 1
@@ -128,15 +142,18 @@ def candidates_of(
                     pruned[KERNEL_RULE] += 1
                     continue
                 places = min(float(software.max_batch), float(memory.concurrency(blocks, lengths[1])))
-                engines.append(Candidate(machine, layout, precisions, engine, memory, blocks, max(1.0, places)))
+                whole = min(float(software.max_batch), float(memory.concurrency(blocks, lengths[0])))
+                engines.append(Candidate(machine, layout, precisions, engine, memory, blocks, max(1.0, places), whole))
     return Candidates(tuple(engines), dict(pruned), float(least))
 
 
-def _layouts(model: Architecture, cluster: Cluster) -> Iterator[ParallelLayout]:
+def _layouts(
+    model: Architecture, cluster: Cluster, tensor: Sequence[int], pipeline: Sequence[int]
+) -> Iterator[ParallelLayout]:
     domain = cluster.tiers[0].domain_accelerators or cluster.accelerators_per_node
-    for tp in TENSOR:
-        for pp in PIPELINE:
-            if tp <= max(domain, 8):
+    for tp in tensor:
+        for pp in pipeline:
+            if tp <= 2 * domain:
                 yield ParallelLayout(tp=tp, pp=pp, sequence_parallel=False)
                 if model.experts is not None and tp > 1:
                     yield ParallelLayout(tp=tp, pp=pp, ep=tp, sequence_parallel=False)
