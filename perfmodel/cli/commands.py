@@ -177,7 +177,8 @@ def bench(args: Namespace) -> int:
         from perfmodel.cli.experts import bench_experts
 
         return bench_experts(args)
-    measure: Callable[[], Mapping[str, Any]] = getattr(import_module("perfmodel.plan.bench"), f"bench_{args.name}")
+    room = {"training": "perfmodel.plan.bench", "serving": "perfmodel.plan.serving.bench"}[args.name]
+    measure: Callable[[], Mapping[str, Any]] = getattr(import_module(room), f"bench_{args.name}")
     document = dict(measure())
 
     def page(console: Console) -> None:

@@ -405,7 +405,7 @@ def _schema(parser: argparse.ArgumentParser) -> None:
 
 def _bench(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=f"{_COMMANDS}:bench")
-    choices = ("training", "experts")
+    choices = ("training", "serving", "experts")
     parser.add_argument("name", metavar="WHAT", nargs="?", choices=choices, default="training", help=", ".join(choices))
     _output(parser)
 

@@ -12,7 +12,7 @@ from perfmodel.errors import OutOfRangeError, PlanError, unknown_name
 from perfmodel.plan.records import Certificate, Constraint
 from perfmodel.plan.serving.fleet import growth_of, hourly_replicas
 from perfmodel.plan.serving.points import Curves, curves_of
-from perfmodel.plan.serving.reasons import why_not
+from perfmodel.plan.serving.reasons import why_not, with_other_precisions
 from perfmodel.plan.serving.records import FrontierPoint, ServingAlternative, ServingPlan
 from perfmodel.plan.serving.space import Candidate, Candidates, candidates_of
 from perfmodel.plan.serving.split import Split, cheapest_split
@@ -34,6 +34,7 @@ MODES = ("aggregated", "disaggregated")
 MOST_IN_AN_ENGINE = 32
 _PRICED = 6
 """Engines whose whole estimate is made where energy decides."""
+_MOST_MORE = 3
 _SLOWEST_S = 0.2
 """A user who gets fewer than five tokens a second is not served."""
 
@@ -161,6 +162,14 @@ def _question(model: Any, cluster: Any, workload: Any, slo: Any, **given: Any) -
     )  # fmt: skip
 
 
+def _unrestricted(question: ServingQuestion, most: int | None = None) -> Candidates:
+    """The engines of all precisions that the hardware multiplies, of as many accelerators as allowed or `most`."""
+    workload, demand = question.workload, demand_of(question.workload)
+    lengths = (math.ceil(workload.prompts.mean) + math.ceil(workload.outputs.mean), demand.kv_len)
+    allowed = most or min(question.most or MOST_IN_AN_ENGINE, MOST_IN_AN_ENGINE)
+    return candidates_of(question.model, question.clusters, question.software, lengths, most=allowed)
+
+
 def _names(key: str, given: Sequence[str] | str, known: tuple[str, ...]) -> tuple[str, ...]:
     names = (given,) if isinstance(given, str) else tuple(given)
     for name in names:
@@ -243,6 +252,11 @@ def _of_engine(
     one, replicas = curves.candidates[order[0]], found[order[0]]
     working = max(1, replicas - question.redundancy)
     prediction = _estimate(question, one, working)
+    while prediction.slo_met is False and working - replicas < _MOST_MORE:
+        # The curve is straight between its points; the whole estimate decides.
+        working += 1
+        prediction = _estimate(question, one, working)
+    replicas = max(replicas, working + question.redundancy)
     growth = growth_of(curves, order[0], question.rate_per_s, working, question.slo)
     return _plan(
         question, curves,
@@ -391,6 +405,13 @@ def _plan(question: ServingQuestion, curves: Curves, **parts: Any) -> ServingPla
 
 def _nothing(question: ServingQuestion, curves: Curves | None) -> ServingPlan:
     because = why_not(question.candidates, curves, question.slo, question.rate_per_s, question.most)
+    if curves is None:
+        larger = _unrestricted(question, most=MOST_IN_AN_ENGINE).engines
+        if larger:
+            smallest = min(larger, key=lambda one: one.accelerators)
+            because.append(f"would hold it: {smallest.accelerators} accelerators ({smallest.name})")
+    elif question.keywords["weights"] or question.keywords["kv_cache"]:
+        because += with_other_precisions(curves_of(_unrestricted(question).engines, question.workload), question.slo)
     return ServingPlan(
         perfmodel_version=__version__, data_version=data_version(), request=question.keywords, feasible=False,
         decision=None, prediction=None, constraints=(), headroom=None, growth=(), max_fitting_context=None, hourly=(),

@@ -19,6 +19,8 @@ __all__ = ["Curves", "curves_of"]
 BATCHES = 40
 """Points of an engine's curve from batch to rate; between them it is taken as straight."""
 MOST_ENGINES = 100_000
+POINTS_AT_ONCE = 4096
+"""Operating points that are priced together: their percentiles then stay in a core's cache."""
 Array = NDArray[np.float64]
 
 
@@ -53,12 +55,16 @@ class Curves:
 
     def along(self, engines: int = 1) -> list[Traffic]:
         """Every point of every curve, a rate for each: one entry for each candidate."""
-        positions = np.repeat(np.arange(len(self.candidates)), self.batches.shape[1])
-        phases = Phases.joined(list(self.phases))
-        found = self._traffic(phases, self.batches.ravel(), self.rates.ravel(), positions.tolist(), engines)
         width = self.batches.shape[1]
-        cuts = [slice(i * width, (i + 1) * width) for i in range(len(self.candidates))]
-        return [_cut(found, one) for one in cuts]
+        step = max(1, POINTS_AT_ONCE // width)
+        found = []
+        for start in range(0, len(self.candidates), step):
+            some = list(range(start, min(start + step, len(self.candidates))))
+            phases = Phases.joined([self.phases[i] for i in some])
+            positions = np.repeat(some, width).tolist()
+            part = self._traffic(phases, self.batches[some].ravel(), self.rates[some].ravel(), positions, engines)
+            found += [_cut(part, slice(k * width, (k + 1) * width)) for k in range(len(some))]
+        return found
 
     def _traffic(self, phases: Phases, batch: Array, rate: Array, positions: list[int], engines: int) -> Traffic:
         """Requests are spread over engines and over the attention groups of each, which smooths their bursts."""
@@ -77,9 +83,11 @@ class Curves:
     def _alike(self, phases: Phases, batch: Array, rate: Array, positions: list[int], replicas: float) -> Traffic:
         longest = float(self.candidates[0].engine.model.max_seq_len)
         demand = demand_of(self.workload, replicas, longest)
-        full = Phases.joined([_last(self.phases[i]) for i in positions])
-        limit = np.array([self.batches[i, -1] for i in positions])
-        request_s = np.array([float(self.candidates[i].engine.software.request_s) for i in positions])
+        # What engines have of their own once, then as often as each has points.
+        own, again = np.unique(positions, return_inverse=True)
+        full = _points(Phases.joined([_last(self.phases[i]) for i in own]), again)
+        limit = self.batches[own, -1][again]
+        request_s = np.array([float(self.candidates[i].engine.software.request_s) for i in own])[again]
         return traffic_at(phases, full, batch, rate, demand, limit, request_s)
 
     def engines_for(self, rate_per_s: float, slo: Slo, candidates: Sequence[int]) -> dict[int, int]:

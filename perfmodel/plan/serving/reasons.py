@@ -12,7 +12,7 @@ from perfmodel.predict.serving.demand import SHARES
 from perfmodel.predict.serving.traffic import Traffic
 from perfmodel.specs.workload import Slo
 
-__all__ = ["why_not"]
+__all__ = ["why_not", "with_other_precisions"]
 
 
 def why_not(candidates: Candidates, curves: Curves | None, slo: Slo, rate_per_s: float, most: int | None) -> list[str]:
@@ -43,6 +43,21 @@ def why_not(candidates: Candidates, curves: Curves | None, slo: Slo, rate_per_s:
             said.append(f"would fit: {name} of {1e3 * value:.3g} ms")
     if not said:
         said = _too_many(curves, slo, rate_per_s, most, alone)
+    return said
+
+
+def with_other_precisions(curves: Curves, slo: Slo) -> list[str]:
+    """Limits that other precisions than those asked for would come nearer to."""
+    if not curves.candidates:
+        return []
+    alone = curves.at(1e-6, 1, range(len(curves.candidates)))
+    said = []
+    for name, limit, quantiles in (
+        ("ttft_s", slo.ttft_s, alone.ttft_quantiles_s), ("tpot_s", slo.tpot_s, alone.tpot_quantiles_s),
+    ):  # fmt: skip
+        if limit is not None:
+            best, value = _best(quantiles, slo.percentile)
+            said.append(f"with other precisions {name} can be {1e3 * value:.3g} ms ({curves.candidates[best].name})")
     return said
 
 
