@@ -19,6 +19,7 @@ _HOMES = {
     "PerfModelError": "perfmodel.errors",
     "PlanError": "perfmodel.errors",
     "SpecError": "perfmodel.errors",
+    "elasticities": "perfmodel.predict.elasticities",
     "estimate_attention": "perfmodel.predict.kernel_estimates",
     "estimate_collective": "perfmodel.predict.kernel_estimates",
     "estimate_gemm": "perfmodel.predict.kernel_estimates",
