@@ -107,9 +107,9 @@ class StepModel:
         software: Software | None = None,
         steady: bool = True,
     ) -> StepModel:
-        """The same model on more of the same parts, with other constants or software, or at burst clocks (not `steady`).
+        """The same model on more of the same parts, with other constants or software, or at burst clocks.
 
-        Burst clocks are for a layer that is timed alone.
+        Burst clocks (not `steady`) are for a layer that is timed alone.
         """
         return StepModel(
             self.model,
