@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from numbers import Real
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -62,44 +62,44 @@ class Dual:
     def __add__(self, other: Any) -> Dual:
         if isinstance(other, Dual):
             return Dual(self.value + other.value, self.slope + other.slope)
-        return Dual(self.value + other, self.slope) if isinstance(other, Real) else NotImplemented
+        return Dual(self.value + other, self.slope) if _is_number(other) else NotImplemented
 
     def __sub__(self, other: Any) -> Dual:
         if isinstance(other, Dual):
             return Dual(self.value - other.value, self.slope - other.slope)
-        return Dual(self.value - other, self.slope) if isinstance(other, Real) else NotImplemented
+        return Dual(self.value - other, self.slope) if _is_number(other) else NotImplemented
 
     def __mul__(self, other: Any) -> Dual:
         if isinstance(other, Dual):
             return Dual(self.value * other.value, self.slope * other.value + self.value * other.slope)
-        return Dual(self.value * other, self.slope * other) if isinstance(other, Real) else NotImplemented
+        return Dual(self.value * other, self.slope * other) if _is_number(other) else NotImplemented
 
     def __truediv__(self, other: Any) -> Dual:
         if isinstance(other, Dual):
             quotient = self.value / other.value
             return Dual(quotient, (self.slope - quotient * other.slope) / other.value)
-        return Dual(self.value / other, self.slope / other) if isinstance(other, Real) else NotImplemented
+        return Dual(self.value / other, self.slope / other) if _is_number(other) else NotImplemented
 
     def __pow__(self, other: Any) -> Dual:
         if isinstance(other, Dual):
             power = self.value**other.value
             return Dual(power, _power_slope(self, other.value) + _exponential_slope(self.value, power, other.slope))
-        return Dual(self.value**other, _power_slope(self, other)) if isinstance(other, Real) else NotImplemented
+        return Dual(self.value**other, _power_slope(self, other)) if _is_number(other) else NotImplemented
 
     def __radd__(self, other: Any) -> Dual:
         return self + other
 
     def __rsub__(self, other: Any) -> Dual:
-        return Dual(other - self.value, -self.slope) if isinstance(other, Real) else NotImplemented
+        return Dual(other - self.value, -self.slope) if _is_number(other) else NotImplemented
 
     def __rmul__(self, other: Any) -> Dual:
         return self * other
 
     def __rtruediv__(self, other: Any) -> Dual:
-        return Dual(other) / self if isinstance(other, Real) else NotImplemented
+        return Dual(other) / self if _is_number(other) else NotImplemented
 
     def __rpow__(self, other: Any) -> Dual:
-        return Dual(other) ** self if isinstance(other, Real) else NotImplemented
+        return Dual(other) ** self if _is_number(other) else NotImplemented
 
     def __neg__(self) -> Dual:
         return Dual(-self.value, -self.slope)
@@ -123,6 +123,10 @@ class Dual:
 def plain(number: float) -> float:
     """A float without its provenance; a `Dual` stays one, so that its slope reaches the prediction."""
     return number if isinstance(number, Dual) else float(number)
+
+
+def _is_number(x: object) -> TypeGuard[float]:
+    return isinstance(x, Real)  # NumPy's scalars too; arrays, symbols and text are not
 
 
 def _value(number: Any) -> Any:

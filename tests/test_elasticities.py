@@ -111,15 +111,19 @@ def test_exact_equals_finite_differences_of_the_whole_prediction(case: dict[str,
 
 
 @each_case
-def test_software_and_kernel_constants_too(case: dict[str, Any]) -> None:
+def test_software_constants_and_batch_too(case: dict[str, Any]) -> None:
     found, given = elasticities(case), on_cluster(case)
     layout = pm.ParallelLayout(**given.pop("layout"))
     given.pop("accelerators")
     task = training_task(**given)
     degrees = degrees_of(layout, task.model.n_layers)
 
-    def seconds(**changed: Any) -> float:
-        return task.steps.with_(**changed).price(degrees, task.global_batch, task.seq_len, detail=False).seconds
+    def seconds(batch_factor: float = 1.0, **changed: Any) -> float:
+        batch = task.global_batch * batch_factor
+        return task.steps.with_(**changed).price(degrees, batch, task.seq_len, detail=False).seconds
+
+    assert found.workload["global_batch"] == pytest.approx(richardson(seconds), rel=1e-6, abs=1e-8)
+    assert 0 < found.workload["global_batch"] <= 1
 
     for name, exact in found.software.items():
         software = task.software
@@ -168,7 +172,7 @@ def test_an_estimate_its_request_and_a_scenario_are_one_question() -> None:
     document = json.loads(documents.pop())
     assert list(document)[:4] == ["document", "perfmodel_version", "data_version", "request"]
     assert isinstance(pm.elasticities(document["request"]), StepElasticities)
-    for group in ("hardware", "software", "constants"):
+    for group in ("hardware", "software", "constants", "workload"):
         sizes = [abs(value) for value in document[group].values()]
         assert sizes == sorted(sizes, reverse=True)
         assert all(sizes)

@@ -18,6 +18,7 @@ from perfmodel.dual import Dual, plain
 from perfmodel.errors import PlanError, unknown_name
 from perfmodel.predict.layout import ParallelLayout, check_layout, make_layout
 from perfmodel.predict.records import Record, TrainingEstimate
+from perfmodel.predict.step import StepModel
 from perfmodel.predict.training import TrainingTask, as_laid_out, degrees_of, estimate_training, training_task
 from perfmodel.specs.cluster import Cluster, load_cluster
 from perfmodel.specs.quantity import Spec
@@ -30,6 +31,7 @@ __all__ = ["StepElasticities", "elasticities", "step_elasticities"]
 _PART, _LINK, _HOST = ("hbm_byte_per_s", "l2_bytes"), ("link_byte_per_s", "latency_s"), ("pcie_byte_per_s",)
 # How constants were found is no constant.
 _NO_CONSTANTS = ("fit", "sources")
+_GROUPS = ("hardware", "software", "constants", "workload")
 Lift = Callable[[str, float], Any]
 """What stands for the quantity of that name and value."""
 
@@ -38,7 +40,9 @@ class StepElasticities(Record):
     """Elasticities d ln `step_time_s` / d ln x [1], largest first; quantities that the step does not feel are left out.
 
     `hardware` are data-sheet numbers, `software` the numbers of the software generation, `constants` those of the
-    kernel libraries. At a kink (another kernel or algorithm just as fast) they are those of the branch chosen.
+    kernel libraries, `workload` the sequences of a batch. Lengths and degrees are under `ceil` in every product: they
+    have no slope worth knowing. At a kink (another kernel or algorithm just as fast) the slope is that of the branch
+    chosen; a quantity that changes by more meets the other branch.
     """
 
     document: str = "perfmodel/elasticities/1"
@@ -49,6 +53,7 @@ class StepElasticities(Record):
     hardware: dict[str, float]
     software: dict[str, float]
     constants: dict[str, float]
+    workload: dict[str, float]
 
 
 def elasticities(of: TrainingEstimate | Mapping[str, Any]) -> StepElasticities:
@@ -63,18 +68,19 @@ def elasticities(of: TrainingEstimate | Mapping[str, Any]) -> StepElasticities:
         scenario["cluster"] = load_cluster(scenario["cluster"], accelerators=accelerators)
     task = training_task(**scenario)
     check_layout(layout, task.model, task.cluster, task.global_batch, task.seq_len)
-    seconds, found = step_elasticities(replace(task, steps=as_laid_out(task.steps, layout)), layout)
+    task = replace(task, steps=as_laid_out(task.steps, layout))
+    step = task.steps.price(degrees_of(layout, task.model.n_layers), task.global_batch, task.seq_len)
     return StepElasticities(
         perfmodel_version=__version__,
         data_version=data_version(),
         request=task.request() | {"layout": layout.model_dump(mode="json")},
-        step_time_s=seconds,
-        **found,
+        step_time_s=step.seconds,
+        **step_elasticities(task, layout),
     )
 
 
-def step_elasticities(task: TrainingTask, layout: ParallelLayout) -> tuple[float, dict[str, dict[str, float]]]:
-    """Step time [s], and its elasticities [1] by group (hardware, software, constants) and quantity, largest first."""
+def step_elasticities(task: TrainingTask, layout: ParallelLayout) -> dict[str, dict[str, float]]:
+    """Elasticities [1] of the step time by group (as in `StepElasticities`) and quantity, largest first."""
     values: dict[tuple[str, str], float] = {}
 
     def noted(group: str) -> Lift:
@@ -86,18 +92,19 @@ def step_elasticities(task: TrainingTask, layout: ParallelLayout) -> tuple[float
     def seeded(group: str) -> Lift:
         return lambda name, value: Dual(value, value * seeds[group, name])
 
-    steps = _lifted(task, seeded).steps
-    step = Dual.wrap(steps.price(degrees_of(layout, task.model.n_layers), task.global_batch, task.seq_len).seconds)
-    found: dict[str, dict[str, float]] = {"hardware": {}, "software": {}, "constants": {}}
+    steps, global_batch = _lifted(task, seeded)
+    degrees = degrees_of(layout, task.model.n_layers)
+    step = Dual.wrap(steps.price(degrees, global_batch, task.seq_len, detail=False).seconds)
+    found: dict[str, dict[str, float]] = {group: {} for group in _GROUPS}
     by_size = sorted(zip(values, step.elasticity.tolist(), strict=True), key=lambda entry: -abs(entry[1]))
     for (group, name), elasticity in by_size:
         if elasticity:
             found[group][name] = elasticity
-    return step.value, found
+    return found
 
 
-def _lifted(task: TrainingTask, lift: Callable[[str], Lift]) -> TrainingTask:
-    """The task with every number of its descriptions replaced by `lift(group)(name, value)`."""
+def _lifted(task: TrainingTask, lift: Callable[[str], Lift]) -> tuple[StepModel, Any]:
+    """The step model and the batch of a task, every number replaced by `lift(group)(name, value)`."""
     steps, software = task.steps, lift("software")
     numbers = {name: software(name, plain(getattr(steps.software, name))) for name in NUMBERS}
     lifted = steps.with_(
@@ -105,7 +112,7 @@ def _lifted(task: TrainingTask, lift: Callable[[str], Lift]) -> TrainingTask:
         efficiency=_lifted_constants("", steps.efficiency, lift("constants")),
         software=steps.software.model_copy(update=numbers),
     )
-    return replace(task, steps=lifted)
+    return lifted, lift("workload")("global_batch", float(task.global_batch))
 
 
 def _lifted_cluster(cluster: Cluster, lift: Lift) -> Cluster:
