@@ -53,6 +53,10 @@ CASES: dict[str, dict[str, Any]] = {
         "model": "llama-3.1-8b", "cluster": "dgx-h100", "accelerators": 1, "global_batch": 8, "seq_len": 4096,
         "layout": {"tp": 1, "pp": 1, "dp": 1},
     },
+    "offload": {
+        "model": "llama-2-70b", "cluster": "dgx-h100", "accelerators": 32, "global_batch": 64, "seq_len": 4096,
+        "layout": {"tp": 4, "pp": 4, "dp": 2, "offload": {"activations": 0.5}},
+    },
     "slow host": {
         "model": "megatron-1.7b", "cluster": "dgx-a100-80gb", "accelerators": 32, "global_batch": 512, "seq_len": 2048,
         "layout": {"tp": 4, "pp": 1, "dp": 8}, "software": "megatron-2021",
@@ -94,6 +98,7 @@ def hardware_paths(cluster: pm.Cluster) -> dict[str, tuple[Any, ...]]:
     part = {f"peak_flop_per_s.{dtype}": ("accelerator", "peak_flop_per_s", dtype) for dtype in
             cluster.accelerator.peak_flop_per_s}  # fmt: skip
     part |= {key: ("accelerator", key) for key in ("hbm_byte_per_s", "l2_bytes")}
+    part |= {"host pcie_byte_per_s": ("host", "pcie_byte_per_s")} if cluster.host is not None else {}
     for position, tier in enumerate(cluster.tiers):
         part |= {f"{tier.name} {key}": ("tiers", position, key) for key in ("link_byte_per_s", "latency_s")}
     return part
@@ -154,6 +159,24 @@ def test_faster_everything_is_as_much_faster(case: dict[str, Any]) -> None:
     assert 0.3 < rates < 1 + 1e-12
     times = sum(value for name, value in everything.items() if time_dimension(name) > 0)
     assert rates + times == pytest.approx(1, rel=1e-9, abs=0)
+
+
+def test_at_a_kink_the_slope_is_that_of_one_side() -> None:
+    # Four rails of 50 GB/s carry just what an H800's NVLink does: more of one alone helps nothing, less of it hurts.
+    case = {
+        "model": "minimax-text-01", "cluster": "dgx-h800", "accelerators": 128, "global_batch": 128, "seq_len": 2048,
+        "layout": {"tp": 2, "pp": 4, "dp": 16, "ep": 2, "micro_batch": 2, "zero_stage": 0, "overlap": False},
+    }  # fmt: skip
+    found, cluster = elasticities(case), on_cluster(case)["cluster"]
+    now, kinks = math.log(found.step_time_s), 0
+    for name, path in hardware_paths(cluster).items():
+        sides = [
+            (math.log(estimate(case | {"cluster": scaled(cluster, path, math.exp(h))}).step_time_s) - now) / h
+            for h in (-1e-5, 1e-5)
+        ]
+        kinks += abs(sides[1] - sides[0]) > 0.1
+        assert any(found.hardware.get(name, 0.0) == pytest.approx(side, rel=1e-3, abs=1e-8) for side in sides), name
+    assert kinks == 2
 
 
 def test_sensitivities_of_a_plan_are_the_same_numbers() -> None:

@@ -41,8 +41,10 @@ class StepElasticities(Record):
 
     `hardware` are data-sheet numbers, `software` the numbers of the software generation, `constants` those of the
     kernel libraries, `workload` the sequences of a batch. Lengths and degrees are under `ceil` in every product: they
-    have no slope worth knowing. At a kink (another kernel or algorithm just as fast) the slope is that of the branch
-    chosen; a quantity that changes by more meets the other branch.
+    have no slope worth knowing. Where a cluster names no host, its link is a constant of ours and not among them.
+
+    At a kink (another kernel or algorithm just as fast, two links in balance) the slope is that of the branch chosen,
+    which holds to one side alone.
     """
 
     document: str = "perfmodel/elasticities/1"
