@@ -21,6 +21,7 @@ _HOMES = {
     "Slo": "perfmodel.specs.workload",
     "SpecError": "perfmodel.errors",
     "Workload": "perfmodel.specs.workload",
+    "elasticities": "perfmodel.predict.elasticities",
     "estimate_attention": "perfmodel.predict.kernel_estimates",
     "estimate_collective": "perfmodel.predict.kernel_estimates",
     "estimate_disaggregated": "perfmodel.predict.serving.disaggregated",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from perfmodel.dual import plain
 from perfmodel.formulas.overlap import host_exposed_time
 from perfmodel.ops import less, where
 from perfmodel.predict.cost import Cost, Number
@@ -37,7 +38,7 @@ class Host:
     repeats: Number
 
     def _launches_s(self, launches: Number) -> Number:
-        return float(self.software.host_layer_s) * launches / _DENSE
+        return plain(self.software.host_layer_s) * launches / _DENSE
 
     @property
     def _forward_s(self) -> Number:
@@ -50,7 +51,7 @@ class Host:
 
     @property
     def _rounds(self) -> Number:
-        return 1.0 + float(self.software.host_backward_ratio) + self.repeats
+        return 1.0 + plain(self.software.host_backward_ratio) + self.repeats
 
     @property
     def layer_s(self) -> Number:
@@ -71,7 +72,7 @@ class Host:
         """
         waits = (
             host_exposed_time(one.forward.seconds, self._forward_s)
-            + host_exposed_time(one.backward.seconds, self._forward_s * float(self.software.host_backward_ratio))
+            + host_exposed_time(one.backward.seconds, self._forward_s * plain(self.software.host_backward_ratio))
             + host_exposed_time(one.repeated.seconds, self._forward_s * self.repeats)
         )
         part = self._expert_part if self.software.expert_counts_on_host else 0.0

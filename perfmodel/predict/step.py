@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from perfmodel.dual import plain
 from perfmodel.formulas.elementwise import vocabulary_loss_bytes
 from perfmodel.formulas.overlap import straggler_slowdown
 from perfmodel.formulas.pipeline import p2p_message_bytes
@@ -96,19 +97,24 @@ class StepModel:
         self.trainable = trainable_of(trainable, model)
         self.kernels = Kernels(cluster.accelerator, efficiency, dtype, steady=steady, casts_apart=True)
         self.links = Links(cluster, efficiency)
-        self.relative_spread = float(efficiency.relative_spread)
+        self.relative_spread = plain(efficiency.relative_spread)
 
     def with_(
-        self, *, cluster: Cluster | None = None, software: Software | None = None, steady: bool = True
+        self,
+        *,
+        cluster: Cluster | None = None,
+        efficiency: Efficiency | None = None,
+        software: Software | None = None,
+        steady: bool = True,
     ) -> StepModel:
-        """The same model on more of the same parts, with other software, or at burst clocks (not `steady`).
+        """The same model on more of the same parts, with other constants or software, or at burst clocks.
 
-        Burst clocks are for a layer that is timed alone.
+        Burst clocks (not `steady`) are for a layer that is timed alone.
         """
         return StepModel(
             self.model,
             cluster or self.cluster,
-            self.efficiency,
+            efficiency or self.efficiency,
             software or self.software,
             dtype=self.dtype,
             optimizer=self.optimizer,
@@ -168,7 +174,7 @@ class StepModel:
             n_microbatches,
             one.all * stages.average + (ends[0] + ends[1]) * (1.0 / d.pp),
             self._message(d, share, host.message_s),
-            float(self.software.exposed_share) if self.software.overlap_pipeline else None,
+            plain(self.software.exposed_share) if self.software.overlap_pipeline else None,
         )
         if d.schedule in SPLIT_BACKWARD:
             kept = kept_share(self.model, self.software, d, share, self.dtype, stages.full)
@@ -208,7 +214,7 @@ class StepModel:
         model, kernels, library = self.model, self.kernels, self.software.elementwise_library
         tokens = share.tokens
         columns = model.vocab_padded / share.tp
-        loss = vocabulary_loss_bytes(tokens, columns, float(self.software.loss_bytes_per_logit))
+        loss = vocabulary_loss_bytes(tokens, columns, plain(self.software.loss_bytes_per_logit))
         exchange = hidden_exchange(self.links, kernels.activation_bytes * tokens * model.d_model, share)
         trains = self.trainable.trains_all
         head = (
