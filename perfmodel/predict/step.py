@@ -153,12 +153,13 @@ class StepModel:
             load = self.load(share, d.pp, d.recompute_modules)
             load = load if detail else load.lean()
         block, ends, repeated = load.layer, load.ends, load.repeated.get(d.recompute, {})
+        again, part = total(repeated.values()), repeated_share(d, stages.full)
         if d.recompute_layers is not None:
-            part = repeated_share(d, stages.full)
             repeated = {name: cost * part for name, cost in repeated.items()}
         one = Turn.of(block, repeated)
         if self.software.places_layers_freely and d.stage_layers is None:
             stages = relieve_head(stages, self.model.n_layers, d.pp, d.vpp, ends[0].seconds / one.all.seconds)
+            part = repeated_share(d, stages.full)
         if d.schedule in FOLDED:
             stages = fold(stages, d.weight_copies)
         stages = stages if detail else stages.compact()
@@ -167,8 +168,8 @@ class StepModel:
         device, exchanges = self._layer_terms(block, repeated, layers, detail=detail)
         compute = Node.of("layers", *device)
         edge = self._edge_node(ends, n_microbatches, d, head_binds)
-        host = Host(self.model, self.software, self.kernels, share, repeated_share(d, stages.full))
-        late = host.layer_wait_s(one) * layers + host.ends_wait_s(ends) * n_microbatches
+        host = Host(self.model, self.software, self.kernels, share, part)
+        late = host.layer_wait_s(one, again.seconds) * layers + host.ends_wait_s(ends) * n_microbatches
         pipeline = Pipeline(
             d,
             n_microbatches,
