@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from perfmodel.cli import format as fmt
 from perfmodel.errors import MissingExtraError, PerfModelError
-from perfmodel.report import figures, tables
-from perfmodel.report.documents import kind_of, prediction_of, read_document
+from perfmodel.report import tables
+from perfmodel.report.documents import prediction_of, read_document
 from perfmodel.report.figures.choices import quantity_words
-from perfmodel.report.figures.timeline import shown_part
+from perfmodel.report.figures.terms import held_bytes, iterations, terms_of
+from perfmodel.report.gallery import completed, pictures_of
 from perfmodel.report.laws import formulas_of, law
-from perfmodel.report.repriced import sensitivities_of
 from perfmodel.report.style import svg
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["Drawn", "draw", "render_report"]
 
@@ -66,88 +63,18 @@ def _ticks(text: str) -> Any:
 def draw(document: Mapping[str, Any]) -> tuple[dict[str, Drawn], list[str]]:
     """Every figure that the document has the numbers for, by name, and why others of its kind are left out."""
     found, left_out = {}, []
-    for name, title, caption, figure in _figures(document):
+    for name, one in pictures_of(document).items():
         try:
-            found[name] = Drawn(name, title, caption, svg(figure(), name))
+            found[name] = Drawn(name, one.title, one.caption, svg(one.draw(document), name))
         except PerfModelError as error:
-            left_out.append(f"{title}: left out: {error}")
+            left_out.append(f"{one.title}: left out: {error}")
     return found, left_out
 
 
-_Wanted = tuple[str, str, str, Callable[[], "Figure"]]
-
-
-def _figures(document: Mapping[str, Any]) -> list[_Wanted]:
-    said = prediction_of(document)
-    wanted: list[_Wanted] = []
-    if said.get("terms"):
-        caption = _WATERFALL + (_BOUNDS if "step_time_interval_s" in said else "")
-        wanted.append(("waterfall", "Where the time goes", caption, lambda: figures.waterfall(document)))
-    if figures.terms.held_bytes(said):
-        wanted.append(("memory_bars", "Where the memory goes", _MEMORY, lambda: figures.memory_bars(document)))
-    if "step_time_s" in said or "tpot_s" in said:
-        wanted.append(("roofline", "The operations under the roof", _roof_caption(said),
-                       lambda: figures.roofline(document)))  # fmt: skip
-    if said.get("n_microbatches") and said["request"]["layout"]["pp"] > 1:
-        caption = f"{_TIMELINE} Drawn: {shown_part(said)}."
-        wanted.append(("timeline", "The pipeline, in small", caption, lambda: figures.pipeline_timeline(document)))
-    if said.get("ttft_p50_s") is not None:
-        wanted.append(("percentiles", "What requests wait", _PERCENTILES, lambda: figures.percentiles(document)))
-    if said.get("tpot_s"):
-        wanted.append(("load_curve", "Throughput against speed", _LOAD_CURVE, lambda: figures.load_curve(document)))
-    if document.get("load_duration"):
-        wanted.append(("load_duration", "The row's load", _DURATION, lambda: figures.load_duration(document)))
-    if said.get("max_over_mean_load"):
-        wanted.append(("balance", "Balance of the layers", _BALANCE, lambda: figures.expert_balance(document)))
-    return [*wanted, *_figures_of_choices(document)]
-
-
-def _figures_of_choices(document: Mapping[str, Any]) -> list[_Wanted]:
-    wanted: list[_Wanted] = []
-    if document.get("sensitivities"):
-        wanted.append(("tornado", "What would help", _TORNADO, lambda: figures.tornado(document)))
-    if document.get("alternatives"):
-        if "budget" in document["alternatives"][0]:
-            wanted.append(("budget", "What more buys", _BUDGET, lambda: figures.budget_curve(document)))
-        else:
-            wanted.append(("pareto", "The alternatives", _PARETO, lambda: figures.pareto(document)))
-    return wanted
-
-
-_WATERFALL = (
-    "Exposed time of each term, in the order of the document; the terms sum to the whole. Hatching says what binds a "
-    "term."
-)
-_BOUNDS = " Below: dotted, from perfect overlap to none; thick, the interval of the prediction."
-_MEMORY = "Bytes on the fullest accelerator at the peak, against what a framework finds there."
-_PERCENTILES = "Over requests. The interval of the mean says how sure the model is of it, not how requests differ."
-_TIMELINE = (
-    "An illustration with this step's passes, not the prediction: messages, embedding and head take no time, and "
-    "half of the backward pass of the matrix products counts as weight gradients."
-)
-_LOAD_CURVE = "The same deployment under other loads, or a plan's alternatives."
-_DURATION = "How long the row draws at least so much, before caps; thresholds and budget are levels of the same scale."
-_BALANCE = "Load of the fullest rank over the mean of its layer; 1 is perfect balance."
-_TORNADO = "Left: by elasticity, near this point. Right, or bars alone: recomputed with the changed quantity."
-_PARETO = "Numbers are the rows of the table below."
-_BUDGET = "The bound on accuracy at other budgets, and simpler ways to spend."
-
-
-def _roof_caption(said: Mapping[str, Any]) -> str:
-    if "step_time_s" in said:
-        return (
-            "Matrix products and attention of one layer's forward pass on one rank; traffic counts every operand and "
-            "result once. Element-wise kernels do no arithmetic to speak of and are not drawn."
-        )
-    return (
-        "Matrix products and attention of a layer on one rank, for one prompt and for a decode step of the mean batch, "
-        "each kernel priced alone. Routed experts and latent attention are not drawn."
-    )
-
-
 def _content(document: dict[str, Any]) -> dict[str, Any]:
-    said, kind = prediction_of(document), kind_of(document)
-    document, estimated = _with_sensitivities(document, said)
+    said = prediction_of(document)
+    whole = completed(document)
+    here, document = whole is not document, whole
     drawn, left_out = draw(document)
     title, subject = tables.title_of(document)
     certificate = tables.certificate_table(document)
@@ -166,41 +93,32 @@ def _content(document: dict[str, Any]) -> dict[str, Any]:
         "constraints": tables.constraints_table(document),
         "alternatives": tables.alternatives_table(document),
         "sensitivities": tables.sensitivities_table(document.get("sensitivities") or ()),
-        "sensitivities_here": estimated,
+        "sensitivities_here": here,
         "certificate": certificate,
         "figures": drawn,
         "warnings": [_warning(one) for one in warnings],
         "notes": [*dict.fromkeys([*document.get("notes", ()), *said.get("notes", ())]), *left_out],
-        "terms": list(tables.term_rows(said.get("terms") or ())),
+        "terms": list(tables.term_rows(terms_of(said))),
         "laws": [law(name) for name in formulas_of(document)],
         "sources": [_source(one) for one in dict.fromkeys([*document.get("sources", ()), *said.get("sources", ())])],
         "rest": tables.leftover_tables(document),
         "request": json.dumps(document["request"], indent=2, ensure_ascii=False, allow_nan=False),
-        "kind": kind,
     }
-
-
-def _with_sensitivities(document: dict[str, Any], said: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
-    """A training estimate with the elasticities that a plan would bring, where this version prices it alike."""
-    if kind_of(document) != "training-estimate":
-        return document, False
-    try:
-        return {**document, "sensitivities": sensitivities_of(document)}, True
-    except PerfModelError:  # the roofline, left out for the same reason, says why
-        return document, False
 
 
 def _binds(document: Mapping[str, Any], said: Mapping[str, Any]) -> list[str]:
     """One sentence on each thing that binds: the largest terms by resource, the tightest limit, memory."""
     found = [
-        _shares(name, terms) for name, terms in _wholes(said.get("terms") or ()) if sum(t["seconds"] for t in terms) > 0
+        _shares(name.replace("_", " "), parts)
+        for name, parts in iterations(said)
+        if sum(t["seconds"] for t in parts) > 0
     ]
     limits = [one for one in document.get("constraints") or () if one["limit"]]
     if limits:
         tightest = min(limits, key=lambda one: one["slack"] / abs(one["limit"]))
         share = fmt.percent(tightest["slack"] / abs(tightest["limit"]))
         found.append(f"The tightest limit is {tightest['name'].replace('_', ' ')}: {share} of it is left.")
-    for role, held in figures.terms.held_bytes(said).items():
+    for role, held in held_bytes(said).items():
         most = max((key for key in held if key not in ("total", "capacity")), key=lambda key: held[key])
         found.append(
             f"Memory ({role}): {fmt.bytes_(held['total'])} of {fmt.bytes_(held['capacity'])}, "
@@ -214,11 +132,6 @@ def _binds(document: Mapping[str, Any], said: Mapping[str, Any]) -> list[str]:
             f"{first['elasticity']:+.2f} % for each 1 %."
         )
     return [line.replace(" %", "\u00a0%") for line in found]
-
-
-def _wholes(terms: Any) -> list[tuple[str, Any]]:
-    iterations = [term for term in terms if term["name"] in ("prefill", "decode_step")]
-    return [(one["name"].replace("_", " "), one["children"]) for one in iterations] or [("step", terms)]
 
 
 def _shares(name: str, terms: Any) -> str:

@@ -78,15 +78,7 @@ def sensitivities_of(document: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def loads_of(document: Mapping[str, Any]) -> list[Load]:
-    """A plan's alternatives, or the estimate's deployment at other loads, by growing load; raises `PlanError`."""
-    points = [{**one, **(one.get("prediction") or {})} for one in document.get("alternatives", ())]
-    found = [
-        Load("numbers of the table", float(number), 1.0 / one["tpot_s"], one["output_tokens_per_s_per_accelerator"])
-        for number, one in enumerate(points, 1)
-        if one.get("tpot_s") and one.get("output_tokens_per_s_per_accelerator")
-    ]
-    if found:
-        return sorted(found, key=lambda one: one.user_tokens_per_s)
+    """The document's deployment at other loads, by growing load; raises `PlanError`."""
     said = prediction_of(document)
     if said.get("document") != "perfmodel/serving-estimate/1":
         raise PlanError("load_curve: the document has no deployment to price at other loads")

@@ -8,12 +8,26 @@ from collections.abc import Callable
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
+from perfmodel.cli import format as fmt
 from perfmodel.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["BOUND_BY", "FILLS", "WIDTH", "canvas", "keys", "styled", "svg"]
+__all__ = [
+    "BOUND_BY",
+    "FILLS",
+    "FORMATS",
+    "PLAIN",
+    "WIDTH",
+    "canvas",
+    "keys",
+    "plain_log_ticks",
+    "seconds_axis",
+    "styled",
+    "svg",
+    "written",
+]
 
 WIDTH = 7.6
 """Inches; a page column of 760 CSS pixels shows figures at their own size."""
@@ -33,6 +47,12 @@ BOUND_BY: dict[str, dict[str, Any]] = dict(
 )
 """The fill of a term by what binds it."""
 
+PLAIN: dict[str, Any] = {"facecolor": "#eeeeee", "hatch": None}
+"""The fill of what has no kind: a sum, or many small parts."""
+
+FORMATS = ("svg", "png", "pdf")
+"""How a figure can be written."""
+
 _RC: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 9.5,
@@ -46,6 +66,7 @@ _RC: dict[Any, Any] = {
     "legend.fontsize": 8,
     "axes.axisbelow": True,
 }
+_DPI = 160
 _METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 
@@ -82,6 +103,48 @@ def keys(fills: dict[str, dict[str, Any]]) -> list[Any]:
     from matplotlib.patches import Patch
 
     return [Patch(label=name, edgecolor="black", linewidth=0.6, **fill) for name, fill in fills.items()]
+
+
+def seconds_axis(axis: Any, whole: float, words: str) -> None:
+    """Ticks of an axis of seconds and its name, in the unit that suits `whole`."""
+    from matplotlib.ticker import FuncFormatter
+
+    scale, unit = fmt.time_scale(whole)
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _plain(value / scale)))
+    axis.set_label_text(f"{words} [{unit}]")
+
+
+def plain_log_ticks(axis: Any) -> None:
+    """1, 2 and 5 of each decade, written out."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+
+
+def _plain(value: float) -> str:
+    """
+    >>> _plain(0.25), _plain(2.0), _plain(1250.0)
+    ('0.25', '2', '1,250')
+    """
+    text = f"{value:,.3f}".rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text
+
+
+def written(figure: Figure, form: str) -> bytes:
+    """The figure as a file of one of `FORMATS`; the same figure gives the same bytes."""
+    from matplotlib import rc_context
+
+    dates = {
+        "svg": _METADATA,
+        "png": {"Software": None},
+        "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
+    }
+    buffer = io.BytesIO()
+    with rc_context({**_RC, "svg.hashsalt": "perfmodel"}):
+        figure.savefig(buffer, format=form, metadata=dates[form], dpi=_DPI)
+    return buffer.getvalue()
 
 
 def svg(figure: Figure, name: str) -> str:

@@ -1,22 +1,24 @@
-"""Figures of result documents; each takes a document (or its record) and returns a matplotlib `Figure`.
+"""Figures of result documents; each takes a result (a record or its document) and returns a matplotlib `Figure`.
 
-    from perfmodel.report import figures
-    figures.waterfall(plan).savefig("waterfall.svg")
+    pm.figures.waterfall(plan).savefig("waterfall.svg")
 
-They draw what the document says. Only `roofline`, `elasticities` and `load_curve` price the document's own request
-again, and raise `PlanError` where this version of perfmodel would answer differently.
+They draw what the document says. Only `roofline` and `load_curve` price the document's own request again, and raise
+`PlanError` where this version of perfmodel would answer differently.
 """
 
-from perfmodel.report.figures.choices import budget_curve, pareto, tornado
+from perfmodel.report.figures.budgets import budget_curve, spending
+from perfmodel.report.figures.choices import pareto, tornado
 from perfmodel.report.figures.placement import expert_balance, load_duration
 from perfmodel.report.figures.roof import roofline
-from perfmodel.report.figures.serving import load_curve, percentiles
+from perfmodel.report.figures.serving import frontier, hourly_replicas, load_curve, percentiles
 from perfmodel.report.figures.terms import memory_bars, waterfall
 from perfmodel.report.figures.timeline import pipeline_timeline
 
 __all__ = [
     "budget_curve",
     "expert_balance",
+    "frontier",
+    "hourly_replicas",
     "load_curve",
     "load_duration",
     "memory_bars",
@@ -24,6 +26,7 @@ __all__ = [
     "percentiles",
     "pipeline_timeline",
     "roofline",
+    "spending",
     "tornado",
     "waterfall",
 ]

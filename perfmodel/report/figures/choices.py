@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from perfmodel.cli import format as fmt
 from perfmodel.report.documents import as_document, needed
-from perfmodel.report.style import FILLS, canvas, styled
+from perfmodel.report.style import FILLS, canvas, seconds_axis, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["budget_curve", "pareto", "quantity_words", "tornado"]
+__all__ = ["pareto", "quantity_words", "tornado"]
 
 _STEP = 0.1
 """The tornado's change of each quantity; elasticities hold near where they are taken."""
 _SHOWN = 10
+_SLOPES = ("hardware", "software", "constants", "workload")
+"""Tables of a document of elasticities."""
 
 
 @styled
 def tornado(result: Any) -> Figure:
     """How the answer moves with each quantity: by its elasticity for +-10 %, and recomputed for twice the quantity.
 
-    Sensitivities without elasticity (other inputs, other answers) are bars from the answer to theirs. Raises
-    `PlanError` where the document has none.
+    `perfmodel.elasticities` has the first alone; sensitivities without elasticity (other inputs, other answers) are
+    bars from the answer to theirs. Raises `PlanError` where the document has none.
     """
     document = as_document(result)
+    if "hardware" in document and "workload" in document:
+        tables = [document[name] for name in _SLOPES if document.get(name)]
+        rows = [{"quantity": key, "elasticity": slope} for table in tables for key, slope in table.items()]
+        return _elasticities(rows, ("step_time_s", document["step_time_s"]), doubled=False)
     found = needed(document, "sensitivities", "tornado")
     if "elasticity" in found[0]:
-        return _elasticities(found, _answer(document, found[0]))
+        return _elasticities(found, _answer(document, found[0]), doubled=True)
     return _changed_answers(document, found)
 
 
@@ -42,36 +49,50 @@ def _answer(document: Mapping[str, Any], one: Mapping[str, Any]) -> tuple[str, f
     return name, float(needed({name: value}, name, "tornado"))
 
 
-def _elasticities(found: Sequence[Mapping[str, Any]], answer: tuple[str, float]) -> Figure:
+def _elasticities(found: Sequence[Mapping[str, Any]], answer: tuple[str, float], *, doubled: bool) -> Figure:
     name, value = answer
     rows = sorted(found, key=lambda one: -abs(one["elasticity"]))[:_SHOWN]
-    figure, (left, right) = canvas(1, 2, height=0.33 * len(rows) + 1.3, sharey=True)
+    figure, axes = canvas(1, 1 + doubled, height=0.33 * len(rows) + 1.3, sharey=True, squeeze=False)
+    left = axes[0, 0]
     for row, one in enumerate(rows):
         ends = [100 * ((1 + sign * _STEP) ** one["elasticity"] - 1) for sign in (-1, 1)]
         for end, fill in zip(ends, (FILLS[3], FILLS[0]), strict=True):
             left.barh(row, end, height=0.62, edgecolor="black", linewidth=0.6, **fill)
-        text = f"{one['elasticity']:+.3f}"
-        left.annotate(text, (max(ends), row), (4, 0), textcoords="offset points", va="center", fontsize=8)
-        _dumbbell(right, row, value, one[f"if_doubled_{name}"])
+        left.annotate(_signed(one["elasticity"]), (max(ends), row), (4, 0), textcoords="offset points", va="center",
+                      fontsize=8)  # fmt: skip
     left.axvline(0, color="black", linewidth=0.8)
     left.set_yticks(range(len(rows)), [quantity_words(one["quantity"]) for one in rows])
-    left.invert_yaxis()
+    left.set_ylim(len(rows) - 0.4, -0.6)
     widest = max(abs(bound) for bound in left.get_xlim())
-    left.set_xlim(-1.15 * widest, 1.55 * widest)
-    words, is_time = name.removesuffix("_s").replace("_", " "), name.endswith("_s")
-    left.set_title("quantity -10 % (crossed), +10 % (solid)")
+    left.set_xlim(-1.15 * widest, (1.55 if doubled else 1.25) * widest)
+    words = name.removesuffix("_s").replace("_", " ")
+    left.set_title("quantity −10 % (crossed), +10 % (solid)")
     left.set_xlabel(f"change of {words} [%]; number: elasticity")
-    right.set_title("quantity doubled")
-    right.set_xlabel(f"{words}{f' [{fmt.time_unit(value)}]' if is_time else ''}")
-    right.axvline(value, color="black", linewidth=0.8, linestyle=":")
-    if is_time:
-        from matplotlib.ticker import FuncFormatter
-
-        right.xaxis.set_major_formatter(FuncFormatter(lambda x, _: fmt.seconds_beside(x, value, 2)))
-    low, high = right.get_xlim()
-    right.set_xlim(low - 0.3 * (high - low), high + 0.3 * (high - low))
-    right.tick_params(axis="y", length=0)
+    if doubled:
+        _draw_doubled(axes[0, 1], rows, name, value)
     return figure
+
+
+def _signed(slope: float) -> str:
+    """
+    >>> _signed(-0.7194), _signed(1e-5)
+    ('−0.719', '0.000')
+    """
+    return f"{slope:+.3f}".replace("-", "−") if abs(slope) >= 5e-4 else "0.000"
+
+
+def _draw_doubled(axes: Axes, rows: Sequence[Mapping[str, Any]], name: str, value: float) -> None:
+    for row, one in enumerate(rows):
+        _dumbbell(axes, row, value, one[f"if_doubled_{name}"])
+    axes.axvline(value, color="black", linewidth=0.8, linestyle=":")
+    axes.set_title("quantity doubled")
+    if name.endswith("_s"):
+        seconds_axis(axes.xaxis, value, name.removesuffix("_s").replace("_", " "))
+    else:
+        axes.set_xlabel(name.replace("_", " "))
+    low, high = axes.get_xlim()
+    axes.set_xlim(low - 0.3 * (high - low), high + 0.3 * (high - low))
+    axes.tick_params(axis="y", length=0)
 
 
 def _dumbbell(axes: Axes, row: float, now: float, then: float) -> None:
@@ -101,23 +122,29 @@ def _changed_answers(document: Mapping[str, Any], found: Sequence[Mapping[str, A
             text, (scale * max(one[name], now), row), (4, 0), textcoords="offset points", va="center", fontsize=8
         )
     axes.axvline(scale * now, color="black", linewidth=1)
-    axes.set_yticks(range(len(rows)), [f"{quantity_words(one['quantity'])} = {one['value']:.4g}" for one in rows])
+    axes.set_yticks(range(len(rows)), [_changed(one) for one in rows])
     low, high = axes.get_xlim()
     axes.set_xlim(low, high + 0.12 * (high - low))
     axes.set_xlabel(f"{name.removesuffix('_fraction').replace('_', ' ')}{unit}; the line is the plan")
     return figure
 
 
+def _changed(one: Mapping[str, Any]) -> str:
+    words = quantity_words(one["quantity"])
+    return words if words.startswith("no ") else f"{words} = {one['value']:.4g}"
+
+
 def quantity_words(quantity: str) -> str:
     """A quantity's name for people: `peak flop/s bf16`."""
-    words = quantity if quantity.endswith("per_s") else quantity.removesuffix("_s")
+    words = quantity if quantity.endswith("per_s") else re.sub(r"_s(?=\.|$)", "", quantity)
     return words.replace("_per_", "/").replace("_", " ").replace(".", " ")
 
 
 _AXES = (
     ("step_time_s", "memory_bytes", "step time [s]", "memory of the fullest accelerator [GB]", 1.0, 1e-9),
-    ("interactivity", "output_tokens_per_s_per_accelerator", "tokens/s of one user (1 / TPOT)",
-     "output tokens/s per accelerator", 1.0, 1.0),
+    ("ttft_s", "tpot_s", "mean TTFT [ms]", "mean TPOT [ms]", 1e3, 1e3),
+    ("mean_max_over_mean_load", "cross_rank_fraction", "fullest rank over mean, mean of the layers",
+     "tokens that change rank [%]", 1.0, 100.0),
     ("brake_events", "added_servers_fraction", "expected brakes a year", "servers added [%]", 1.0, 100.0),
     ("cross_rank_fraction", "mean_max_over_mean_load", "tokens that change rank [%]",
      "fullest rank over the mean", 100.0, 1.0),
@@ -170,10 +197,7 @@ def _explain(axes: Axes, tied: bool) -> None:
 
 def _point(one: Mapping[str, Any]) -> dict[str, Any]:
     """An alternative with its prediction's keys beside its own."""
-    found = {**one, **(one.get("prediction") or {})}
-    if found.get("tpot_s"):
-        found["interactivity"] = 1.0 / found["tpot_s"]
-    return found
+    return {**one, **(one.get("prediction") or {})}
 
 
 def _number(axes: Axes, places: Sequence[tuple[float, float]], own: Sequence[tuple[float, float]]) -> None:
@@ -206,31 +230,3 @@ def _number(axes: Axes, places: Sequence[tuple[float, float]], own: Sequence[tup
         best = max(offsets, key=room)
         taken.append((spot[0] + 1.4 * best[0], spot[1] + 1.4 * best[1]))
         axes.annotate(str(number), place, best, textcoords="offset points", ha="center", va="center", fontsize=8)
-
-
-@styled
-def budget_curve(result: Any) -> Figure:
-    """Accuracy against budget: the plan, its bound at other budgets, and the same spending on every task."""
-    document = as_document(result)
-    points = needed(document, "alternatives", "budget_curve")
-    said = needed(document, "prediction", "budget_curve")
-    figure, axes = canvas(height=3.6)
-    axes.plot([one["budget"] for one in points], [100 * one["accuracy"] for one in points], color="black", marker=".",
-              label="best plan at another budget (bound)")  # fmt: skip
-    low, high = said["accuracy_interval"]
-    axes.errorbar([said["cost"]], [100 * said["accuracy"]], color="black", marker="*", markersize=14, capsize=4,
-                  yerr=[[100 * max(said["accuracy"] - low, 0)], [100 * max(high - said["accuracy"], 0)]],
-                  linestyle="", label=f"this plan, {100 * said['interval_level']:.0f} % interval")  # fmt: skip
-    for one in document.get("comparisons", ()):
-        if one["accuracy"] is None:
-            continue
-        axes.plot([one["cost"]], [100 * one["accuracy"]], marker="s", color="white", markeredgecolor="black")
-        text = f"{one['method']} x {one['samples']} for all"
-        axes.annotate(text, (one["cost"], 100 * one["accuracy"]), (7, -3), textcoords="offset points", fontsize=8)
-    if min(one["budget"] for one in points) > 0:
-        axes.set_xscale("log")
-    axes.set_xlabel(f"budget [{said['cost_unit']}]")
-    axes.set_ylabel("expected accuracy [%]")
-    axes.grid(linewidth=0.3, color="#bbbbbb")
-    axes.legend(loc="lower right")
-    return figure

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from perfmodel.report.documents import as_document, needed
 from perfmodel.report.style import FILLS, canvas, styled
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["expert_balance", "load_duration"]
@@ -24,24 +26,28 @@ def load_duration(result: Any) -> Figure:
     share = [100.0 * one for one in curve["time_share"]]
     figure, axes = canvas(height=3.5)
     axes.plot(share, [100 * level for level in curve["level"]], color="black", linestyle="--")
-    axes.annotate("as it stands", (share[-1], 100 * curve["level"][-1]), (-4, -11), textcoords="offset points",
-                  ha="right", fontsize=8)  # fmt: skip
+    _beside(axes, share, [100 * level for level in curve["level"]], "as it stands")
     made = document.get("decision")
     if made:
         grown = [100 * (1 + made["added_servers_fraction"]) * level for level in curve["level"]]
         axes.plot(share, grown, color="black")
-        text = f"{made['added_servers']} more servers, before caps"
-        axes.annotate(text, (share[-1], grown[-1]), (-4, -11), textcoords="offset points", ha="right", fontsize=8)
+        _beside(axes, share, grown, f"{made['added_servers']} more servers, before caps")
         for number, threshold in enumerate(made["thresholds"], 1):
             axes.axhline(100 * threshold, color="black", linestyle=":", linewidth=0.9)
-            axes.annotate(f"threshold {number}, {100 * threshold:.0f} %", (0, 100 * threshold), (3, 3),
-                          textcoords="offset points", fontsize=8)  # fmt: skip
+            axes.annotate(f"threshold {number}, {100 * threshold:.0f} %", (100, 100 * threshold), (-3, 3),
+                          textcoords="offset points", ha="right", fontsize=8)  # fmt: skip
     axes.axhline(100, color="black", linewidth=1.6)
-    axes.annotate("budget: brake", (0, 100), (3, 3), textcoords="offset points", fontsize=8)
+    axes.annotate("budget: brake", (100, 100), (-3, 3), textcoords="offset points", ha="right", fontsize=8)
     axes.set_xlim(0, 100)
     axes.set_xlabel("share of time at or above [%]")
     axes.set_ylabel("power [% of the budget]")
     return figure
+
+
+def _beside(axes: Axes, share: Sequence[float], levels: Sequence[float], text: str) -> None:
+    """A curve's name above its middle."""
+    middle = len(share) // 2
+    axes.annotate(text, (share[middle], levels[middle]), (6, 5), textcoords="offset points", fontsize=8)
 
 
 @styled
@@ -52,10 +58,11 @@ def expert_balance(result: Any) -> Figure:
     found = needed(said, "max_over_mean_load", "expert_balance")
     figure, axes = canvas(height=2.9)
     layers = range(len(found))
-    axes.bar(layers, [one - 1 for one in found], bottom=1, width=0.8, edgecolor="black", linewidth=0.4, **FILLS[2])
+    axes.bar(layers, [one - 1 for one in found], bottom=1, width=0.8, edgecolor="black", linewidth=0.4,
+             facecolor=FILLS[2]["facecolor"])  # fmt: skip
     bound = said.get("max_over_mean_load_bound")
     if bound:
-        axes.plot(layers, bound, color="black", marker="_", markersize=7, linestyle="", label="no placement is below")
+        axes.plot(layers, bound, color="black", drawstyle="steps-mid", linewidth=1.6, label="no placement is below")
     today = said.get("max_over_mean_load_today")
     if today:
         axes.axhline(today, color="black", linestyle="--", linewidth=1, label="today, mean over layers")

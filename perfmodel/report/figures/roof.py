@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from perfmodel.cli import format as fmt
 from perfmodel.report.documents import as_document
 from perfmodel.report.repriced import Operation, Roof, operations_of
-from perfmodel.report.style import canvas, styled
+from perfmodel.report.style import canvas, plain_log_ticks, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,17 +66,9 @@ def _draw_roof(axes: Axes, roof: Roof) -> None:
     middle = (low * balance) ** 0.5
     axes.annotate(fmt.byte_rate(roof.hbm_byte_per_s), (middle, middle * roof.hbm_byte_per_s / 1e12), (-6, 5),
                   textcoords="offset points", fontsize=8, ha="right")  # fmt: skip
-    _plain_ticks(axes)
-    axes.grid(linewidth=0.3, color="#bbbbbb")
-
-
-def _plain_ticks(axes: Axes) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axis.set_minor_locator(NullLocator())
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        plain_log_ticks(axis)
+    axes.grid(linewidth=0.3, color="#bbbbbb")
 
 
 def _label(axes: Axes, operations: tuple[Operation, ...]) -> None:
@@ -86,8 +78,8 @@ def _label(axes: Axes, operations: tuple[Operation, ...]) -> None:
     to_points = 72.0 / figure.dpi
     places = [(one.intensity, one.flop_per_s / 1e12) for one in operations]
     spots = [tuple(to_points * axes.transData.transform(place)) for place in places]
-    corners = to_points * axes.transData.transform(axes.lines[0].get_xydata())
-    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in (*spots, *_along(corners))]
+    lines = [to_points * axes.transData.transform(line.get_xydata()) for line in axes.lines[:2]]  # roof and balance
+    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in (*spots, *(at for line in lines for at in _along(line)))]
     for one, place, (x, y) in sorted(zip(operations, places, spots, strict=True), key=lambda row: -row[2][1]):
         width = 4.3 * len(one.name)
 

@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 from perfmodel.cli import format as fmt
 from perfmodel.report.documents import as_document, needed, prediction_of
-from perfmodel.report.style import BOUND_BY, FILLS, canvas, keys, styled
+from perfmodel.report.style import BOUND_BY, FILLS, PLAIN, canvas, keys, seconds_axis, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["held_bytes", "memory_bars", "waterfall"]
+__all__ = ["held_bytes", "iterations", "memory_bars", "terms_of", "waterfall"]
 
 _OPENED = 0.3
 """A term of more than this share of the whole is drawn as its parts."""
 _SMALLEST = 0.001
 _ITERATIONS = ("prefill", "decode_step")
+_ROLES = ("prefill", "decode")
+"""Of a disaggregated deployment."""
 _HELD = ("weights", "gradients", "optimizer", "kv_cache", "activations", "workspace")
 
 
@@ -38,9 +40,8 @@ def waterfall(result: Any) -> Figure:
     `PlanError` where the document has no terms.
     """
     document = prediction_of(as_document(result))
-    terms = needed(document, "terms", "waterfall")
-    serving = [term for term in terms if term["name"] in _ITERATIONS]
-    groups = [(term["name"], term["children"]) for term in serving] if serving else [("step", terms)]
+    groups = iterations(document)
+    needed({"terms": groups}, "terms", "waterfall")
     bars = [_bars(inner) for _, inner in groups]
     rows = sum(len(one) + 2 for one in bars)
     figure, axes = canvas(
@@ -55,6 +56,19 @@ def waterfall(result: Any) -> Figure:
     return figure
 
 
+def iterations(document: Mapping[str, Any]) -> list[tuple[str, Sequence[Mapping[str, Any]]]]:
+    """The wholes whose terms a prediction breaks down: a training step, or the iterations of a server; maybe none."""
+    found = terms_of(document)
+    serving = [(term["name"], term["children"]) for term in found if term["name"] in _ITERATIONS]
+    return serving or ([("step", found)] if found else [])
+
+
+def terms_of(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The terms of a prediction, or those of the roles of a split deployment."""
+    parts = [document, *(document[role] for role in _ROLES if isinstance(document.get(role), Mapping))]
+    return [term for part in parts for term in part.get("terms") or ()]
+
+
 def _bars(terms: Sequence[Mapping[str, Any]]) -> list[_Bar]:
     """Terms in their order; large ones as their parts, tiny ones as one."""
     whole = sum(term["seconds"] for term in terms) or 1.0
@@ -67,7 +81,7 @@ def _bars(terms: Sequence[Mapping[str, Any]]) -> list[_Bar]:
                 rest += part["seconds"]
             else:
                 found.append(_Bar(name.replace("_", " "), part["seconds"], part["bound_by"]))
-    return [*found, _Bar("all smaller ones", rest, "latency")] if rest > 0 else found
+    return [*found, _Bar("all smaller ones", rest, "")] if rest > 0 else found
 
 
 def _draw_waterfall(axes: Axes, name: str, bars: list[_Bar], bounds: Mapping[str, Any]) -> None:
@@ -80,7 +94,7 @@ def _draw_waterfall(axes: Axes, name: str, bars: list[_Bar], bounds: Mapping[str
         left += bar.seconds
         axes.plot([left, left], [row + 0.36, row + 0.64], color="black", linewidth=0.6)
     last = len(bars)
-    axes.barh(last, whole, height=0.72, facecolor="#eeeeee", edgecolor="black", linewidth=0.9)
+    axes.barh(last, whole, height=0.72, edgecolor="black", linewidth=0.9, **PLAIN)
     axes.text(0.01 * whole, last, fmt.seconds(whole), va="center", weight="bold")
     rows, most = [*(bar.name for bar in bars), name], whole
     if "step_time_interval_s" in bounds:
@@ -96,7 +110,8 @@ def _draw_waterfall(axes: Axes, name: str, bars: list[_Bar], bounds: Mapping[str
     axes.set_yticks(range(len(rows)), rows)
     axes.invert_yaxis()
     axes.set_xlim(0, most * (1.04 if most > 1.15 * whole else 1.17))
-    _seconds_axis(axes, whole)
+    seconds_axis(axes.xaxis, whole, "exposed time")
+    axes.grid(axis="x", linewidth=0.3, color="#bbbbbb")
 
 
 def _beside(axes: Axes, start: float, end: float, row: int, text: str, whole: float) -> None:
@@ -107,16 +122,8 @@ def _beside(axes: Axes, start: float, end: float, row: int, text: str, whole: fl
         axes.annotate(text, (start, row), (-4, 0), textcoords="offset points", va="center", ha="right", fontsize=8)
 
 
-def _seconds_axis(axes: Axes, whole: float) -> None:
-    from matplotlib.ticker import FuncFormatter
-
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: fmt.seconds_beside(value, whole, 2)))
-    axes.set_xlabel(f"exposed time [{fmt.time_unit(whole)}]")
-    axes.grid(axis="x", linewidth=0.3, color="#bbbbbb")
-
-
 def _fill(bound_by: str) -> dict[str, Any]:
-    return BOUND_BY.get(bound_by, FILLS[-1])
+    return BOUND_BY.get(bound_by, PLAIN)
 
 
 def held_bytes(document: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:

@@ -10,7 +10,7 @@ from perfmodel.cli import format as fmt
 from perfmodel.errors import PlanError
 from perfmodel.report.documents import as_document, needed, prediction_of
 from perfmodel.report.schedules import DRAWN, Pass, idle_share, replay
-from perfmodel.report.style import FILLS, canvas, keys, styled
+from perfmodel.report.style import FILLS, canvas, keys, seconds_axis, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,8 +24,8 @@ _KINDS = {
     "B": ("backward", FILLS[0]),
     "W": ("weight gradients", FILLS[1]),
 }
-_LATER = {"F": {"facecolor": "#ffffff"}, "B": {"facecolor": "#90abc8"}, "W": {}}
-"""Chunks after a rank's first are paler."""
+_LATER = {"F": {"facecolor": "#b9cde2"}, "B": {"facecolor": "#6e8fb3"}, "W": {}}
+"""Chunks after a rank's first: between the two, so that white is idle alone."""
 _NO_PRODUCTS = ("attention_core", "elementwise")
 
 
@@ -85,7 +85,8 @@ def pipeline_timeline(result: Any) -> Figure:
         panel.set_title(f"{said}{mark}: ranks idle {fmt.percent(idle_share(passes, ranks))}", pad=3)
         _draw_passes(panel, passes, ranks)
     longest = max(one.end_s for passes in drawn for one in passes)
-    _time_axis(axes[-1, 0], longest)
+    axes[-1, 0].set_xlim(0, longest)
+    seconds_axis(axes[-1, 0].xaxis, longest, "time")
     figure.legend(handles=keys(dict(_KINDS.values())), loc="outside lower center", ncols=4)
     return figure
 
@@ -112,14 +113,6 @@ def _by_chunk(passes: Sequence[Pass]) -> Iterator[tuple[bool, list[tuple[float, 
         part = [(one.start_s, one.end_s - one.start_s) for one in passes if (one.chunk > 0) == later]
         if part:
             yield later, part
-
-
-def _time_axis(axes: Axes, longest: float) -> None:
-    from matplotlib.ticker import FuncFormatter
-
-    axes.set_xlim(0, longest)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: fmt.seconds_beside(value, longest, 2)))
-    axes.set_xlabel(f"time [{fmt.time_unit(longest)}]")
 
 
 def shown_part(document: Mapping[str, Any]) -> str:
