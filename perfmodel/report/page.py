@@ -89,6 +89,7 @@ def _content(document: dict[str, Any]) -> dict[str, Any]:
         "because": document.get("infeasible_because") or (),
         "headline": tables.headline(document),
         "decision": tables.decision_table(document),
+        "decision_rows": tables.decision_rows(document),
         "binds": _binds(document, said),
         "constraints": tables.constraints_table(document),
         "alternatives": tables.alternatives_table(document),

@@ -16,6 +16,7 @@ __all__ = [
     "alternatives_table",
     "certificate_table",
     "constraints_table",
+    "decision_rows",
     "decision_table",
     "headline",
     "layout_text",
@@ -61,7 +62,7 @@ _CLOSE = ("loss", "bound", "objective_value", "mean_max_over_mean_load")
 _DEGREES = ("tp", "pp", "dp", "cp", "ep", "etp", "attention_dp", "vpp")
 _SHOWN_ROWS = 40
 _PLACED = (
-    "document", "perfmodel_version", "data_version", "request", "prediction", "alternatives", "certificate",
+    "document", "perfmodel_version", "data_version", "request", "decision", "prediction", "alternatives", "certificate",
     "constraints", "sensitivities", "terms", "warnings", "notes", "sources", "infeasible_because", "feasible",
     "load_duration", "memory_bytes",
 )  # fmt: skip
@@ -89,6 +90,8 @@ def shown(key: str, value: Any) -> str:
             return fmt.significant(value, 5)
         if key in _SHARES or key.endswith(("_fraction", "_share", "_rate_hit")):
             return fmt.percent(value)
+        if key.endswith("_hz"):
+            return f"{value / 1e6:,.0f} MHz"
         if key == "memory_bytes":
             return fmt.bytes_(value)
         if key.endswith(("_usd_per_mtok", "_usd_per_step")) or key in ("cost_usd_per_mtok", "cost_usd_per_step"):
@@ -98,12 +101,11 @@ def shown(key: str, value: Any) -> str:
         if key.startswith("if_doubled_"):
             return shown(key.removeprefix("if_doubled_"), value)
         return fmt.quantity(key, value) if abs(value) >= 1e-9 or value == 0 else f"{value:.3g}"
+    if isinstance(value, Mapping) and "tp" in value:
+        return layout_text(value)
     if isinstance(value, Mapping):
-        return (
-            layout_text(value)
-            if "tp" in value
-            else ", ".join(f"{words(k)} {shown(k, v)}" for k, v in value.items()) or "–"
-        )
+        parts = (f"{words(name)} {shown(key if key.endswith('_hz') else name, one)}" for name, one in value.items())
+        return ", ".join(parts) or "–"
     if isinstance(value, (list, tuple)) and any(isinstance(one, (list, tuple)) for one in value):
         return f"{len(value)} lists of {' or '.join(map(str, sorted({len(one) for one in value})))}, in the document"
     if isinstance(value, (list, tuple)):
@@ -175,6 +177,13 @@ def decision_table(document: Mapping[str, Any]) -> Table | None:
         if value is not None and not _is_rows(value)
     )
     return Table(("", ""), rows) if rows else None
+
+
+def decision_rows(document: Mapping[str, Any]) -> list[Table]:
+    """What a decision lists: who gets what, by task or by class."""
+    made = document.get("decision") or {}
+    found = [_rows_table(value, caption=words(key)) for key, value in made.items() if _is_rows(value)]
+    return sorted(found, key=lambda one: len(one.rows))
 
 
 def _of_roles(made: Mapping[str, Any]) -> dict[str, Any]:
@@ -254,13 +263,12 @@ def term_rows(terms: Sequence[Mapping[str, Any]], depth: int = 0) -> Iterator[tu
 def leftover_tables(document: Mapping[str, Any]) -> list[Table]:
     """Everything else that the document says, so that nothing is hidden: scalars first, then each list of rows."""
     tables = []
-    parts = {name: document.get(name) for name in ("prediction", "decision")}
-    for label, part in {"": document, **parts}.items():
+    for label, part in {"": document, "prediction": document.get("prediction")}.items():
         if not isinstance(part, Mapping):
             continue
-        rest = {key: value for key, value in part.items() if key not in _PLACED and key != "decision"}
+        rest = {key: value for key, value in part.items() if key not in _PLACED}
         plain = tuple((words(key), shown(key, value)) for key, value in rest.items()
-                      if not _is_rows(value) and label != "decision")  # fmt: skip
+                      if not _is_rows(value))  # fmt: skip
         if plain:
             tables.append(Table(("key", "value"), plain, caption=label or "document"))
         tables += [_rows_table(value, caption=words(key)) for key, value in rest.items() if _is_rows(value)]
