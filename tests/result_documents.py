@@ -56,7 +56,7 @@ _MADE: dict[str, Callable[[], Any]] = {
     "serving-plan": lambda: _served(modes="aggregated"),
     "disaggregated-plan": lambda: _served(modes="disaggregated"),
     "disaggregated-estimate": lambda: result("disaggregated-plan").prediction,
-    "experts-plan": lambda: pm.plan_experts(generated_load(3, 8, seed=4), 4, nodes=2, slots=12),
+    "experts-plan": lambda: pm.plan_experts(generated_load(3, 64, seed=4), 16, nodes=2, slots=80),
     "power-plan": lambda: pm.plan_power(ROW, POLICY, {"peak": 0.79, "rise": 0.118}),
     "test-time-plan": _test_time,
     "training-budget-plan": lambda: pm.plan_training_budget(

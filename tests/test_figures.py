@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +70,7 @@ def test_waterfall_draws_the_terms_one_after_the_other() -> None:
     *parts, whole = [bar for bar in axes.patches if bar.get_height() == pytest.approx(0.72)]
     assert sum(bar.get_width() for bar in parts) == pytest.approx(estimate.step_time_s, rel=1e-12)
     assert whole.get_width() == pytest.approx(estimate.step_time_s, rel=1e-12)
-    for before, after in zip(parts, parts[1:], strict=False):
+    for before, after in pairwise(parts):
         assert after.get_x() == pytest.approx(before.get_x() + before.get_width(), rel=1e-9)
 
 
@@ -113,7 +115,7 @@ def test_fills_differ_without_colour() -> None:
 def test_another_version_of_the_prices_is_refused() -> None:
     document = result("training-estimate").to_dict()
     document["step_time_s"] *= 1.01
-    with pytest.raises(PlanError, match="step_time_s: this version answers .* make the document again"):
+    with pytest.raises(PlanError, match=r"step_time_s: this version answers .* make the document again"):
         pm.figures.roofline(document)
 
 
@@ -169,3 +171,8 @@ def test_a_power_plan_draws_the_same_figure(cli: Cli, tmp_path: Path) -> None:
     assert Path(one).read_bytes() == Path(other).read_bytes()
     outcome: Any = cli(*words, "--plot", "row.xyz")
     assert (outcome.code, "--plot row.xyz: must end in" in outcome.err) == (2, True)
+
+
+def test_the_guide_lists_every_figure() -> None:
+    guide = (Path(__file__).parents[1] / "docs" / "reports.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(\w+)` \|", guide, flags=re.M)) == set(pm.figures.__all__)
