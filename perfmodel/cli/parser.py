@@ -357,10 +357,10 @@ def _plot(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run="perfmodel.cli.report:plot")
     parser.add_argument("plan", metavar="PLAN", help="JSON of a plan or an estimate; - is standard input")
     action: Any = parser.add_argument(
-        "--figure", metavar="NAME", default="", help="left out, the message lists what the result has"
+        "--figure", metavar="NAME", default="", help="left out with -o, the names that the result has are printed"
     )
     action.completer = _figure_names
-    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="*.svg, *.png or *.pdf")
+    parser.add_argument("-o", "--output", metavar="FILE", help="*.svg, *.png or *.pdf")
 
 
 def _tool(parser: argparse.ArgumentParser, flag: str, dest: str, names: tuple[str, ...]) -> None:
