@@ -31,12 +31,14 @@ _SCHEMAS = {
     "law-fit": ("perfmodel.calibrate.laws", "LawFit", "serialization"),
     "memory-estimate": ("perfmodel.cli.memory", "MemoryEstimate", "serialization"),
     "kernel-estimate": ("perfmodel.predict.kernel_documents", "KernelEstimate", "serialization"),
+    "comparison": ("perfmodel.study.compare", "Comparison", "serialization"),
     "accelerator": ("perfmodel.specs.accelerator", "Accelerator", "validation"),
     "cluster": ("perfmodel.specs.cluster", "Cluster", "validation"),
     "host": ("perfmodel.specs.host", "Host", "validation"),
     "model": ("perfmodel.specs.architecture", "Architecture", "validation"),
     "software": ("perfmodel.specs.software", "Software", "validation"),
 }
+_BENCHES = {"training": "perfmodel.plan.bench", "sweep": "perfmodel.study.bench"}
 
 
 def plan_training(args: Namespace) -> int:
@@ -166,8 +168,9 @@ def schema(args: Namespace) -> int:
 
 
 def bench(args: Namespace) -> int:
-    """`perfmodel bench`: how fast planning is."""
-    measure: Callable[[], Mapping[str, Any]] = getattr(import_module("perfmodel.plan.bench"), f"bench_{args.name}")
+    """`perfmodel bench`: how fast planning and sweeping are."""
+    home = import_module(_BENCHES[args.name])
+    measure: Callable[[], Mapping[str, Any]] = getattr(home, f"bench_{args.name}")
     document = dict(measure())
 
     def page(console: Console) -> None:
