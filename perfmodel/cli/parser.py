@@ -375,7 +375,7 @@ def _cite(parser: argparse.ArgumentParser) -> None:
 
 def _sweep(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=f"{_STUDY}:sweep_grid")
-    parser.add_argument("grid", metavar="GRID", help="TOML or JSON: [axes] of keys and values, [scenario] of fixed keys")
+    parser.add_argument("grid", metavar="GRID", help="TOML or JSON: tables axes (keys and values) and scenario")
     how = parser.add_argument_group("how")
     how.add_argument("--workers", metavar="N", help="processes of this machine (default: its cores; 1: this process)")
     how.add_argument("--dask", metavar="ADDRESS", help="scheduler of a Dask cluster instead (extra dask)")

@@ -57,7 +57,9 @@ def _terms(console: Console, terms: Any) -> None:
     shown = [term for term in terms if abs(term["difference_s"]) > _INVISIBLE_SHARE * max(term["a_s"], term["b_s"])]
     if not terms:
         return
-    heading(console, "Term by term", f"{len(terms) - len(shown)} terms differ by less than {fmt.percent(_INVISIBLE_SHARE)}")
+    heading(
+        console, "Term by term", f"{len(terms) - len(shown)} terms differ by less than {fmt.percent(_INVISIBLE_SHARE)}"
+    )
     table = plain_table("", "A", "B", "B - A", "share", "bound by", left=(0, 5), gap=2)
     for term in shown:
         bound = [term["a_bound_by"], term["b_bound_by"]]
@@ -111,7 +113,7 @@ def _number(name: str, value: Any) -> str:
         return _word(value)
     if name in _SHARES:
         return fmt.percent(value)
-    for unit, shown in (("usd", fmt.usd), ("_j", fmt.energy)):
-        if unit in name and name.startswith(("cost", "run_cost", "energy")):
+    for part, shown in (("cost_usd", fmt.usd), ("energy_j", fmt.energy), ("flop_per_s", fmt.flop_rate)):
+        if part in name:
             return shown(value)
     return fmt.quantity(name, value)

@@ -126,7 +126,9 @@ def _journal(args: Namespace) -> Path | None:
     path = Path(args.output)
     journal = path.with_name(f"{path.name}.journal")
     if journal.exists() and not args.resume:
-        raise PlanError(f"{journal}: a sweep into {args.output} was ended before its end; --resume goes on, or remove it")
+        raise PlanError(
+            f"{journal}: a sweep into {args.output} was ended before its end; --resume goes on, or remove it"
+        )
     if args.resume and not journal.exists():
         say(f"note: no run to go on with ({journal} is not there); beginning")
     return journal

@@ -15,6 +15,7 @@ _ESCAPES = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textas
     letter: f"\\{letter}" for letter in "&%$#_{}"
 }
 _KEY_WORDS = 4
+_OWN_TITLE = "perfmodel: analytical performance models of machine-learning systems"
 
 
 def cite(result: Record | Mapping[str, Any]) -> str:
@@ -24,10 +25,8 @@ def cite(result: Record | Mapping[str, Any]) -> str:
     """
     document = document_of(result)
     version, data = document.get("perfmodel_version", ""), document.get("data_version", "")
-    entries = [
-        _entry("software", "perfmodel", {"title": "perfmodel: analytical performance models of machine-learning systems",
-                                         "version": version, "note": f"data version {data}"})
-    ]  # fmt: skip
+    own = {"title": _OWN_TITLE, "version": version, "note": f"data version {data}"}
+    entries = [_entry("software", "perfmodel", own)]
     taken = {"perfmodel"}
     for source in dict.fromkeys(document.get("sources", ())):
         title, url = _parts(source)

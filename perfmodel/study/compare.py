@@ -163,11 +163,11 @@ def _differences(a: Any, b: Any, path: tuple[str, ...]) -> Iterator[TermDifferen
     for name in dict.fromkeys([*ours, *theirs]):
         mine, other = ours.get(name), theirs.get(name)
         a_s, b_s = (0.0 if term is None else term["seconds"] for term in (mine, other))
-        children = [() if term is None else term["children"] for term in (mine, other)]
+        below, beside = (() if term is None else term["children"] for term in (mine, other))
         yield TermDifference(
-            term="/".join((*path, name)), name=name, depth=len(path) + 1, leaf=not any(children),
+            term="/".join((*path, name)), name=name, depth=len(path) + 1, leaf=not (below or beside),
             a_s=a_s, b_s=b_s, difference_s=b_s - a_s, share=None,
             a_bound_by=mine and mine["bound_by"], b_bound_by=other and other["bound_by"],
         )  # fmt: skip
-        if any(children):
-            yield from _differences(*children, (*path, name))
+        if below or beside:
+            yield from _differences(below, beside, (*path, name))

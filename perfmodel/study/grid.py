@@ -66,7 +66,9 @@ class Grid:
     def request(self) -> dict[str, Any]:
         """The resolved grid, which `read_grid` reads again."""
         axes = {
-            name: plain([one[name] for one in settings]) if all([*one] == [name] for one in settings) else plain(settings)
+            name: plain([one[name] for one in settings])
+            if all([*one] == [name] for one in settings)
+            else plain(settings)
             for name, settings in self.axes.items()
         }
         return {"question": self.question.name, "scenario": plain(self.base), "axes": axes}
@@ -111,7 +113,7 @@ def read_grid(file: str | Path) -> Grid:
         raise SpecError(f"{file}: axes: missing or not a table; it holds keys and lists of their values")
     base = data.get("scenario", {})
     if isinstance(base, str):
-        base = load_scenario(path.parent / base)
+        base = path.parent / base
     axes = dict(data["axes"])
     if "question" in data:
         axes["question"] = data["question"]
@@ -123,7 +125,9 @@ def read_grid(file: str | Path) -> Grid:
 
 def _asked(named: Any, axes: Mapping[str, Any], base: Any) -> tuple[Question, dict[str, Any]]:
     """The question and its fixed values."""
-    if isinstance(base, (str, Path, Scenario, Record)) or (isinstance(base, Mapping) and "document" in base):
+    if isinstance(base, (str, Path)):
+        base = read_beside(Path(base))
+    if isinstance(base, (Scenario, Record)) or (isinstance(base, Mapping) and "document" in base):
         scenario = load_scenario(base)
         if named is None:
             return scenario.asked, dict(scenario.values)
@@ -183,5 +187,3 @@ def _files(grid: Grid) -> dict[str, str]:
     values = [*grid.base.values(), *(one for axis in grid.axes.values() for two in axis for one in two.values())]
     paths = {str(value) for value in values if is_path(value) and Path(value).is_file()}
     return {path: sha256(Path(path).read_bytes()).hexdigest() for path in sorted(paths)}
-
-

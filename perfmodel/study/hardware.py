@@ -63,13 +63,16 @@ def changed_cluster(what: Any, accelerators: int | None, changes: Mapping[str, A
     if "link_byte_per_s" in part:
         tiers.setdefault(f"{cluster.tiers[0].name}.link_byte_per_s", part["link_byte_per_s"])
     # Another id: a document that names its cluster by id alone must not pass for the one on the shelf.
-    own |= {"id": f"{cluster.id.removesuffix('-changed')}-changed", "accelerator": changed_accelerator(cluster.accelerator, part)}
+    own |= {
+        "id": f"{cluster.id.removesuffix('-changed')}-changed",
+        "accelerator": changed_accelerator(cluster.accelerator, part),
+    }
     return registry.load("clusters", cluster, Cluster, tiers=_changed_tiers(cluster, tiers), **own)
 
 
 def _changed_tiers(cluster: Cluster, changes: Mapping[str, Any]) -> tuple[Tier, ...]:
     fields = [{name: getattr(tier, name) for name in Tier.model_fields} for tier in cluster.tiers]
-    positions = {tier.kind: position for position, tier in reversed([*enumerate(cluster.tiers)])}
+    positions: dict[str, int] = {tier.kind: position for position, tier in reversed([*enumerate(cluster.tiers)])}
     positions |= {tier.name: position for position, tier in enumerate(cluster.tiers)}
     for key, value in changes.items():
         name, _, field = key.rpartition(".")

@@ -1,4 +1,4 @@
-"""Rows over executors: in this process, over a pool of our own that survives its workers, or over anybody's executor."""
+"""Rows over executors: this process, a pool of our own that survives its workers, or anybody's executor."""
 
 from __future__ import annotations
 

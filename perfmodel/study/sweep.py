@@ -86,7 +86,15 @@ def frame_of(grid: Grid, answers: list[Answer]) -> DataFrame:
     from pandas import DataFrame
 
     columns, rows = table_of(grid, answers)
-    return DataFrame(rows, columns=columns)
+    frame = DataFrame(rows, columns=columns)
+    # A row without an answer must not turn the whole numbers of the others into floats.
+    for name in columns:
+        given = [row[name] for row in rows if row[name] is not None]
+        if 0 < len(given) < len(rows):
+            for kind, dtype in ((bool, "boolean"), (int, "Int64")):
+                if all(type(value) is kind for value in given):
+                    frame[name] = frame[name].astype(dtype)
+    return frame
 
 
 def table_of(grid: Grid, answers: list[Answer]) -> tuple[list[str], list[dict[str, Any]]]:
