@@ -189,7 +189,7 @@ def test_anything_with_an_answer_can_be_compared(tmp_path: Path) -> None:
         if whole.difference_s:
             assert sum(share or 0.0 for share in shares) == pytest.approx(1.0, rel=1e-9, abs=0)
     kernels = pm.compare(ASKED["estimate gemm"], ASKED["estimate gemm"] | {"m": 1024})
-    assert list(kernels.to_frame()["name"])[0] == "seconds"
+    assert next(iter(kernels.to_frame()["name"])) == "seconds"
     with pytest.raises(PlanError, match="compare two of a kind"):
         pm.compare(scenario, served)
     nothing = pm.load_scenario(ASKED["plan training"]).with_(hbm_bytes=1e9).run()

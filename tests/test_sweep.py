@@ -136,7 +136,8 @@ def test_what_an_executor_cannot_take_becomes_an_error_or_goes_back() -> None:
         return executor.submit(work)
 
     found = list(over(Inline(), deque([[0, 1], [2]]), unsendable))
-    assert [([0], [{"row": 0}]), ([1], [{"error": "TypeError: cannot be sent"}]), ([2], [{"row": 2}])] == sorted(found)
+    wanted = [([0], [{"row": 0}]), ([1], [{"error": "TypeError: cannot be sent"}]), ([2], [{"row": 2}])]
+    assert sorted(found) == wanted
 
     def broken(executor: Executor, chunk: Sequence[int]) -> Future[Any]:
         if chunk == [2]:
@@ -276,6 +277,13 @@ def test_a_journal_goes_on_and_refuses_what_is_not_its_own(tmp_path: Path) -> No
         answers_of(grid, resume=tmp_path / "missing" / "journal")
 
 
+def _status(pid: str) -> str:
+    try:
+        return Path("/proc", pid, "status").read_text()
+    except OSError:
+        return "State:\tZ"
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_killed_run_goes_on_and_loses_nothing(workers: str, tmp_path: Path, cli: Any) -> None:
     grid, journal = tmp_path / "grid.toml", tmp_path / "out.csv.journal"
@@ -292,13 +300,19 @@ def test_a_killed_run_goes_on_and_loses_nothing(workers: str, tmp_path: Path, cl
         workers,
     ]
     process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+    children: list[str] = []
     try:
         while not journal.exists() or journal.read_bytes().count(b"\n") < 12:
             assert process.poll() is None, "it should be killed before it ends"
             time.sleep(0.01)
+        below = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        children = below.read_text().split() if below.exists() else []
     finally:
         process.kill()
         process.wait()
+    # Nobody works on for a run that is gone.
+    while any(Path("/proc", child).exists() and "State:\tZ" not in _status(child) for child in children):
+        time.sleep(0.01)
     kept = [json.loads(line)["row"] for line in journal.read_bytes().splitlines()[1:] if line.endswith(b"}")]
     assert 0 < len(kept) < ROWS
     assert not (tmp_path / "out.csv").exists()

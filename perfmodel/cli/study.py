@@ -202,6 +202,9 @@ def _write(args: Namespace, grid: Grid, answers: list[Answer]) -> None:
 
 def _write_parquet(frame: DataFrame, path: Path) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    for name in frame:  # a column of a file has one type: what is mixed goes in as words
+        if len({type(value) for value in frame[name].dropna()}) > 1:
+            frame[name] = frame[name].map(lambda value: None if value is None else str(value))
     try:
         frame.to_parquet(beside, engine="pyarrow", index=False)
         os.replace(beside, path)

@@ -1,4 +1,4 @@
-"""How a sweep scales: the same scenarios on one worker process and on two, in turn, as machines are shared and noisy."""
+"""How a sweep scales: the same scenarios on one worker and on two, in turn, for machines are shared and noisy."""
 
 from __future__ import annotations
 

@@ -58,9 +58,10 @@ class Scenario:
         Of keys that exclude each other (`concurrency`, `arrival_rate_per_s`, `load`) the new one stays. Names with a
         dot go in as `with_(**{"infiniband.latency_s": 1e-6})`. Raises `PlanError`.
         """
-        question = QUESTIONS.get(changes.pop("question", self.question))
-        if question is None:
-            raise SpecError(unknown_name("question", changes.get("question"), QUESTIONS))
+        named = changes.pop("question", self.question)
+        if named not in QUESTIONS:
+            raise SpecError(unknown_name("question", named, QUESTIONS))
+        question = QUESTIONS[named]
         changes = flat(question, changes)
         kept = dict(self.values)
         for rivals in _RIVALS:

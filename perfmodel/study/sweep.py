@@ -91,9 +91,10 @@ def frame_of(grid: Grid, answers: list[Answer]) -> DataFrame:
     for name in columns:
         given = [row[name] for row in rows if row[name] is not None]
         if 0 < len(given) < len(rows):
-            for kind, dtype in ((bool, "boolean"), (int, "Int64")):
-                if all(type(value) is kind for value in given):
-                    frame[name] = frame[name].astype(dtype)
+            if all(type(value) is bool for value in given):
+                frame[name] = frame[name].astype("boolean")
+            elif all(type(value) is int for value in given):
+                frame[name] = frame[name].astype("Int64")
     return frame
 
 
