@@ -50,7 +50,7 @@ _HOMES = {
     "plan_training": "perfmodel.plan.training",
     "plan_training_budget": "perfmodel.plan.training_budget",
     "sweep": "perfmodel.study.sweep",
-    "to_frame": "perfmodel.study.frames",
+    "to_frame": "perfmodel.plan.frames",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import perfmodel as pm
 from perfmodel.errors import PlanError, SpecError
-from perfmodel.study.frames import row_of
+from perfmodel.predict.frames import row_of
 from perfmodel.study.questions import QUESTIONS
 
 TRAINING = {

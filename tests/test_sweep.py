@@ -20,7 +20,7 @@ import pytest
 
 import perfmodel as pm
 from perfmodel.errors import OutOfRangeError, PlanError, SpecError
-from perfmodel.study.frames import row_of
+from perfmodel.predict.frames import row_of
 from perfmodel.study.grid import grid_of, read_grid
 from perfmodel.study.journal import Journal
 from perfmodel.study.pool import over, over_processes

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from perfmodel.predict.frames import document_of
 from perfmodel.predict.records import Record
-from perfmodel.study.frames import document_of
 
 __all__ = ["cite"]
 

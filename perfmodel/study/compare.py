@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from perfmodel._version import __version__
 from perfmodel.errors import PlanError
+from perfmodel.predict.frames import document_of, row_of, wholes
 from perfmodel.predict.records import Record
 from perfmodel.specs.registry import data_version
-from perfmodel.study.frames import document_of, row_of, wholes
 from perfmodel.study.scenario import Scenario, load_scenario, read_beside
 
 if TYPE_CHECKING:

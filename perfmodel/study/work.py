@@ -38,7 +38,7 @@ def answer_rows(question: str, rows: Sequence[Mapping[str, Any]], made_by: tuple
 
 
 def _answer(question: str, row: Mapping[str, Any]) -> Answer:
-    from perfmodel.study.frames import document_of, row_of
+    from perfmodel.predict.frames import document_of, row_of
     from perfmodel.study.questions import QUESTIONS
 
     try:

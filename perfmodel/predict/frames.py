@@ -1,4 +1,4 @@
-"""Results as tables: the row of a result, the layouts of a plan, the terms of an estimate."""
+"""Results as tables: the row of a result, and the terms of an estimate."""
 
 from __future__ import annotations
 
@@ -6,39 +6,26 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from perfmodel.errors import PlanError
-from perfmodel.plan.records import Alternative, TrainingPlan
 from perfmodel.predict.records import Record
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["document_of", "named", "row_of", "term_rows", "to_frame", "wholes"]
-
-_PLAN = TrainingPlan.model_fields["document"].default
+__all__ = ["cell", "columns_of", "document_of", "frame_of", "named", "row_of", "term_rows", "terms_of", "wholes"]
 
 _NO_COLUMNS = (
     "document", "perfmodel_version", "data_version", "request", "interval_level", "terms", "notes", "sources",
     "constraints", "alternatives", "certificate", "sensitivities", "decision", "prediction",
 )  # fmt: skip
+_POOLS = ("prefill", "decode")
 
 
-def to_frame(result: Record | Mapping[str, Any]) -> DataFrame:
-    """A result as a tidy table: layouts of a plan (the decision first), terms of an estimate, else its one row.
-
-    Raises `PlanError` for what is no result.
-    """
+def frame_of(result: Record | Mapping[str, Any]) -> DataFrame:
+    """The terms of an estimate as a tidy table; of a result without terms its one row. Raises `PlanError`."""
     from pandas import DataFrame
 
-    own = getattr(result, "to_frame", None)
-    if callable(own):
-        frame: DataFrame = own()
-        return frame
     document = document_of(result)
-    if document["document"] == _PLAN:
-        return DataFrame(list(_layouts(document)))
-    if document.get("terms"):
-        return DataFrame(list(term_rows(document)))
-    return DataFrame([row_of(document)])
+    return DataFrame(list(term_rows(document)) if terms_of(document) else [row_of(document)])
 
 
 def document_of(result: Any) -> dict[str, Any]:
@@ -57,15 +44,15 @@ def row_of(document: Mapping[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for key, value in document.items():
         if key not in _NO_COLUMNS:
-            row |= dict(_columns(key, value))
+            row |= dict(columns_of(key, value))
     decision = document.get("decision")
     if isinstance(decision, Mapping):
         for key, value in decision.items():
-            row |= dict(value if key == "layout" else _columns(key, value))
+            row |= dict(value if key == "layout" else columns_of(key, value))
     prediction = document.get("prediction")
     if isinstance(prediction, Mapping):
         row |= {key: value for key, value in row_of(prediction).items() if key not in row}
-    return {key: _cell(value) for key, value in row.items()}
+    return {key: cell(value) for key, value in row.items()}
 
 
 def named(table: str, key: str) -> str:
@@ -79,9 +66,15 @@ def named(table: str, key: str) -> str:
     return key if key.startswith(f"{table}_") else f"{table}_{key}"
 
 
+def terms_of(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The topmost terms of a document; of a deployment cut in pools, those of each."""
+    pools = [document[name] for name in _POOLS if isinstance(document.get(name), Mapping)]
+    return [term for part in (document, *pools) for term in part.get("terms", ())]
+
+
 def wholes(document: Mapping[str, Any]) -> dict[str, float]:
     """What a term is a share of, by its topmost term [s]: the step, or one phase of serving alone."""
-    tops = {term["name"]: term["seconds"] for term in document.get("terms", ())}
+    tops = {term["name"]: term["seconds"] for term in terms_of(document)}
     step = sum(tops.values())
     return dict.fromkeys(tops, step) if "step_time_s" in document else tops
 
@@ -89,7 +82,7 @@ def wholes(document: Mapping[str, Any]) -> dict[str, float]:
 def term_rows(document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Terms depth first: `term` is the path with slashes, `seconds` exposed, `share` [1] of the step or the phase."""
     whole = wholes(document)
-    for term in document["terms"]:
+    for term in terms_of(document):
         yield from _term_rows(term, (), whole[term["name"]])
 
 
@@ -104,20 +97,8 @@ def _term_rows(term: Mapping[str, Any], above: tuple[str, ...], whole: float) ->
         yield from _term_rows(child, here, whole)
 
 
-def _layouts(document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    shown, best = list(document["alternatives"]), document["prediction"]
-    if best is not None:
-        own = {key: best[key] for key in Alternative.model_fields if key in best}
-        own |= {"memory_bytes": best["memory_bytes"]["total"], "tied": True}
-        shown.insert(0, {"layout": document["decision"]["layout"]} | own)
-    for rank, one in enumerate(shown):
-        row = {"rank": rank} | one["layout"]
-        for key, value in one.items():
-            row |= {} if key == "layout" else dict(_columns(key, value))
-        yield {key: _cell(value) for key, value in row.items()}
-
-
-def _columns(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+def columns_of(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The columns of one entry of a document, nested ones by `named`."""
     if key == "run" and value is None:  # totals of a run that nobody asked about
         return
     if key == "warnings":
@@ -129,12 +110,13 @@ def _columns(key: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield from zip(("low_s", "high_s"), value, strict=True)
     elif isinstance(value, Mapping):
         for name, one in value.items():
-            yield from _columns(named(key, name), one)
+            if name not in _NO_COLUMNS:
+                yield from columns_of(named(key, name), one)
     else:
         yield key, value
 
 
-def _cell(value: Any) -> Any:
+def cell(value: Any) -> Any:
     """Something that one cell of a CSV file holds."""
     if isinstance(value, (list, tuple)):
         return "; ".join(map(str, value)) if value else None
