@@ -43,6 +43,8 @@ _SCHEMAS = {
 _BENCHES = {
     "training": "perfmodel.plan.bench",
     "serving": "perfmodel.plan.serving.bench",
+    "test-time": "perfmodel.plan.test_time_bench",
+    "kernels": "perfmodel.predict.bench",
     "sweep": "perfmodel.study.bench",
 }
 
@@ -178,12 +180,14 @@ def schema(args: Namespace) -> int:
 
 
 def bench(args: Namespace) -> int:
-    """`perfmodel bench`: how fast planning and sweeping are, or how far expert placement reaches."""
+    """`perfmodel bench`: how fast pricing, planning and sweeping are, or how far expert placement reaches."""
     if args.name == "experts":
         from perfmodel.cli.experts import bench_experts
 
         return bench_experts(args)
-    measure: Callable[[], Mapping[str, Any]] = getattr(import_module(_BENCHES[args.name]), f"bench_{args.name}")
+    measure: Callable[[], Mapping[str, Any]] = getattr(
+        import_module(_BENCHES[args.name]), f"bench_{args.name.replace('-', '_')}"
+    )
     document = dict(measure())
 
     def page(console: Console) -> None:

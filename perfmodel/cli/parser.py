@@ -83,7 +83,7 @@ _CATALOGUE = "perfmodel.cli.catalogue"
 _KERNELS = "perfmodel.cli.kernels"
 _LAUNCH = "perfmodel.cli.launch"
 _STUDY = "perfmodel.cli.study"
-BENCHES = ("training", "serving", "experts", "sweep")
+BENCHES = ("training", "serving", "experts", "test-time", "kernels", "sweep")
 _EPILOG = """\
 examples:
   perfmodel plan training --model llama-3.1-405b --cluster dgx-h100 --accelerators 16384 \\
