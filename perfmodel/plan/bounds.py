@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from perfmodel.formulas.cost import energy_j
 from perfmodel.ops import less, maximum, minimum, where
 from perfmodel.predict.cost import Cost, total
 from perfmodel.predict.degrees import Degrees
@@ -95,19 +94,22 @@ def _least_cost(task: TrainingTask, d: Degrees, _: Load, of: Callable[[str], Any
 
 
 def _least_energy(task: TrainingTask, d: Degrees, load: Load, of: Callable[[str], Any]) -> Any:
-    """The slowest stage computes at least the lesser of the shares of time that layers and head compute."""
-    accelerator, cluster, seconds = task.cluster.accelerator, task.cluster, of("step_time_s")
-    one, head = _layer(load), load.ends[0]
-    share = minimum(one.compute_s / one.seconds, head.compute_s / head.seconds)
-    busy = share * _slowest_seconds(task, d, load) * _ROUNDING
-    joules = energy_j(busy, seconds, float(accelerator.tdp_w), float(accelerator.idle_w))
+    """The slowest stage draws at least as much of the limit as the least of what it consists of.
+
+    Only waiting for the host runs no kernel, and the bound on time has none of that.
+    """
+    power, cluster, seconds = task.steps.device_power, task.cluster, of("step_time_s")
+    again = [total(costs.values()) for costs in load.repeated.values() if costs]
+    parts = [_layer(load), load.ends[0], *again]
+    loaded = minimum(*(part.loaded_s / part.seconds for part in parts)) * _slowest_seconds(task, d, load) * _ROUNDING
+    joules = power.energy_j(seconds, 0.0, loaded)
     return (joules + float(cluster.server_overhead_w) * seconds) * d.accelerators * float(cluster.pue)
 
 
 def _least_watts(task: TrainingTask, d: Degrees, *_: Any) -> Any:
     """Everything idle."""
     cluster = task.cluster
-    one = float(cluster.accelerator.idle_w) + float(cluster.server_overhead_w)
+    one = task.steps.device_power.idle_w + float(cluster.server_overhead_w)
     return one * d.accelerators * float(cluster.pue)
 
 

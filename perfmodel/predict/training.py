@@ -10,9 +10,8 @@ from typing import Any
 
 from perfmodel._version import __version__
 from perfmodel.errors import OutOfRangeError, PlanError, unknown_name
-from perfmodel.formulas.cost import cost_usd, energy_j, energy_kwh
-from perfmodel.ops import minimum
-from perfmodel.predict.cost import Number, total
+from perfmodel.formulas.cost import cost_usd, energy_kwh
+from perfmodel.predict.cost import Number
 from perfmodel.predict.degrees import Degrees
 from perfmodel.predict.layout import ParallelLayout, check_layout, make_layout
 from perfmodel.predict.matmul import matmul_format
@@ -296,11 +295,9 @@ def _memory(task: TrainingTask, step: Step) -> MemoryBytes:
 
 
 def step_energy_j(task: TrainingTask, accelerators: Number, step: Step) -> Number:
-    """Energy [J] of steps: busy seconds at full power, the rest idle, servers always on, times the facility."""
-    accelerator = task.cluster.accelerator
-    busy = total(leaf.cost for leaf in step.tree.leaves())
-    busy_s = minimum(step.seconds, busy.compute_s + busy.memory_s)
-    one = energy_j(busy_s, step.seconds, float(accelerator.tdp_w), float(accelerator.idle_w))
+    """Energy [J] of steps: every accelerator as on the slowest stage, servers always on, times the facility."""
+    power = task.steps.device_power
+    one = power.energy_j(step.seconds, step.host_wait_s, step.at_full_draw(power.draw))
     server = float(task.cluster.server_overhead_w) * step.seconds
     return (one + server) * accelerators * float(task.cluster.pue)
 
