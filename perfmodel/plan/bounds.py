@@ -13,7 +13,7 @@ from perfmodel.predict.memory import memory_of_stage
 from perfmodel.predict.schedules import SPLIT_BACKWARD
 from perfmodel.predict.stages import Stages
 from perfmodel.predict.step import Load
-from perfmodel.predict.training import TrainingTask, step_cost_usd
+from perfmodel.predict.training import TrainingTask, step_carbon_kg, step_cost_usd
 from perfmodel.predict.weights import Weights
 
 __all__ = ["least"]
@@ -23,7 +23,7 @@ _ROUNDING = 1.0 - 1e-9
 
 
 def least(task: TrainingTask, degrees: Degrees, load: Load) -> Callable[[str], Any]:
-    """Values that step_time_s, memory_bytes, cost_usd, energy_j and watts are never below, by name.
+    """Values that step_time_s, memory_bytes, cost_usd, energy_j, watts and carbon_kg are never below, by name.
 
     `degrees` has the most shards that a row may have; neither its recomputation nor its stages matter unless the
     stages are placed by hand.
@@ -113,10 +113,15 @@ def _least_watts(task: TrainingTask, d: Degrees, *_: Any) -> Any:
     return one * d.accelerators * float(cluster.pue)
 
 
+def _least_carbon(task: TrainingTask, d: Degrees, _: Load, of: Callable[[str], Any]) -> Any:
+    return step_carbon_kg(task, d.accelerators, of("step_time_s"), of("energy_j"))
+
+
 _MAKERS: dict[str, Callable[..., Any]] = {
     "step_time_s": _least_seconds,
     "memory_bytes": _least_bytes,
     "cost_usd": _least_cost,
     "energy_j": _least_energy,
     "watts": _least_watts,
+    "carbon_kg": _least_carbon,
 }

@@ -21,7 +21,7 @@ from perfmodel.formulas.power import (
 from perfmodel.predict.cost import Draw, Node, total
 from perfmodel.specs.accelerator import Accelerator
 from perfmodel.specs.cluster import Cluster
-from perfmodel.specs.power import PowerSet, power_set_of
+from perfmodel.specs.power import PowerSet, load_power_set, power_set_of
 
 __all__ = [
     "CappedJob",
@@ -135,6 +135,11 @@ class DevicePower:
         waits = float(total(leaf.cost for leaf in leaves if leaf.bound_by == "host").seconds)
         loaded = sum(float(leaf.cost.at_full_draw(self.draw)) for leaf in leaves)
         return float(self.energy_j(seconds, waits, loaded)) / seconds if seconds > 0 else 0.0
+
+    @property
+    def fitted(self) -> PowerSet:
+        """The set whose coefficients were measured: its own, or that of the accelerator it was scaled from."""
+        return self.power if self.power.relative is None else load_power_set(self.power.relative)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -58,15 +58,18 @@ class Step:
         """Estimated step time [s]."""
         return self.tree.cost.seconds
 
-    @property
-    def host_wait_s(self) -> Number:
-        """Time in which no kernel runs, because the host is late [s]."""
-        return total(node.cost for node in self.tree.children if node.bound_by == "host").seconds
+    def energy_j(self, power: DevicePower) -> Number:
+        """Energy of an accelerator of the slowest stage [J]."""
+        waits = total(node.cost for node in self.tree.children if node.bound_by == "host").seconds
+        near = [leaf.cost for node in self.tree.children if node.name not in _FAR for leaf in node.leaves()]
+        loaded = total(Cost(cost.at_full_draw(power.draw)) for cost in near).seconds
+        return power.energy_j(self.seconds, waits, loaded)
 
-    def at_full_draw(self, draw: Draw) -> Number:
-        """Time at the power limit that takes as much energy beyond that of running kernels [s]."""
-        near = [node for node in self.tree.children if node.name not in _FAR]
-        return total(Cost(leaf.cost.at_full_draw(draw)) for node in near for leaf in node.leaves()).seconds
+    def watts_by_term(self, power: DevicePower) -> dict[str, float]:
+        """Mean draw of that accelerator during each term that takes time [W], of one scenario."""
+        nodes = [node for node in self.tree.children if float(node.cost.seconds) > 0]
+        polling = power.idle_w + power.active_w
+        return {node.name: polling if node.name in _FAR else power.mean_w(node) for node in nodes}
 
 
 @dataclass(frozen=True, slots=True)
