@@ -189,7 +189,9 @@ PLAN_SERVING = (
     Option("model", "spec", "zoo id, config.json, or hf:org/name", complete="models"),
     Option("cluster", "texts", "kinds of machines to choose from, with commas", complete="clusters"),
     *(option for option in _SERVED if option.name in _TRAFFIC),
-    Option("objective", "text", "what to make best (default: cost)", choices=("cost", "energy", "carbon", "throughput")),
+    Option(
+        "objective", "text", "what to make best (default: cost)", choices=("cost", "energy", "carbon", "throughput")
+    ),
     *_CARBON,
     Option("software", "spec", "serving engine, an id or a file", complete="software"),
     Option(

@@ -56,11 +56,12 @@ def plan_training(
     schedules: Sequence[str] | None = None,
     top: int = 8,
 ) -> TrainingPlan:
-    """The layout of least `objective` ("time", "cost", "energy", "carbon" or "memory") that leaves `memory_margin` free.
+    """The layout of least `objective` that leaves `memory_margin` free.
 
-    `max_watts` limits the mean power of all accelerators used with servers and facility, `max_usd` and `max_days` a run of `tokens`; `schedules`
-    are the pipeline schedules to choose from (None: those that the software offers). Raises `SpecError` or `PlanError`
-    for bad input; when nothing fits the plan says so (`feasible`, `infeasible_because`) and nothing is raised.
+    `objective` is "time", "cost", "energy", "carbon" or "memory". `max_watts` limits the mean power of all accelerators
+    used with their servers and facility, `max_usd` and `max_days` a run of `tokens`; `schedules` are the pipeline
+    schedules to choose from (None: those that the software offers). Raises `SpecError` or `PlanError` for bad input;
+    when nothing fits the plan says so (`feasible`, `infeasible_because`) and nothing is raised.
     """
     if objective not in OBJECTIVES:
         raise PlanError(unknown_name("objective", objective, OBJECTIVES))

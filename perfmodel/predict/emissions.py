@@ -13,6 +13,7 @@ from perfmodel.formulas.power_money import carbon_kg, embodied_carbon_kg
 from perfmodel.predict.cost import Number
 from perfmodel.specs.quantity import Quantity
 from perfmodel.specs.region import DEFAULT_REGION, Region, load_region
+from perfmodel.specs.registry import ids
 
 __all__ = ["Emissions", "emissions_of"]
 
@@ -37,7 +38,7 @@ class Emissions:
 
     def request(self) -> dict[str, Any]:
         """The resolved keys: a region from the shelf by its id, else its number."""
-        shelved = self.region.id != "custom"
+        shelved = self.region.id in ids("regions")
         return {
             "region": self.region.id if shelved else None,
             "carbon_kg_per_kwh": None if shelved else float(self.region.carbon_kg_per_kwh),

@@ -58,8 +58,8 @@ class Layer:
 
     def summed(self, draw: Draw | None = None) -> Layer:
         """The same layer with `summed` phases."""
-        phases = (summed(phase, draw) for phase in (self.forward, self.backward))
-        return Layer(*phases, self.slowdown, self.weight_gradients)
+        forward, backward = summed(self.forward, draw), summed(self.backward, draw)
+        return Layer(forward, backward, self.slowdown, self.weight_gradients)
 
     def device(self, phase: Costs) -> Cost:
         """Everything of a phase that runs on the accelerator's cores and memory."""

@@ -124,9 +124,7 @@ class DevicePower:
 
     def energy_j(self, seconds: Number, host_wait_s: Number, at_full_draw_s: Number) -> Number:
         """Energy of one accelerator [J]; floats or arrays."""
-        return activity_energy(
-            seconds, seconds - host_wait_s, at_full_draw_s, self.idle_w, self.active_w, self.room_w
-        )
+        return activity_energy(seconds, seconds - host_wait_s, at_full_draw_s, self.idle_w, self.active_w, self.room_w)
 
     def mean_w(self, node: Node) -> Number:
         """Mean draw of one accelerator over a term [W]; 0 over no time."""

@@ -181,9 +181,9 @@ def estimate_training(
     `tokens` adds the totals of a whole run. `trainable` is "all", "lora:r=R" or "qlora:r=R". Documents of
     `mean_seq_len` tokens are padded to `seq_len` each, or `packing` "packed" fills sequences with them, each attending
     to itself; rates and utilisations then count their tokens alone. Carbon is that of a `region` (default: the world's
-    mean) or of `carbon_kg_per_kwh`; with `embodied_kg`, of making one accelerator, also its share of `life_years`. Raises `SpecError` for a bad description and
-    `PlanError` for arguments that cannot run together; an estimate that does not fit in memory is returned with
-    `fits=False`.
+    mean) or of `carbon_kg_per_kwh`; with `embodied_kg`, of making one accelerator, also its share of `life_years`.
+    Raises `SpecError` for a bad description and `PlanError` for arguments that cannot run together; an estimate that
+    does not fit in memory is returned with `fits=False`.
     """
     task = training_task(
         model,
@@ -356,7 +356,13 @@ def _run(
 
 def _sources(task: TrainingTask) -> tuple[str, ...]:
     """Title and address of every description that this prediction used."""
-    described = task.cluster.accelerator, task.cluster, task.software, task.steps.device_power.fitted, task.emissions.region
+    described = (
+        task.cluster.accelerator,
+        task.cluster,
+        task.software,
+        task.steps.device_power.fitted,
+        task.emissions.region,
+    )
     used = [*cited(*described), task.model.source]
     return tuple(dict.fromkeys(f"{one.title}: {one.url}" for one in used if one is not None))
 

@@ -23,8 +23,8 @@ from perfmodel.predict.serving.records import ServingEstimate, ServingMemoryByte
 from perfmodel.predict.serving.task import ARRIVALS, ServingTask, serving_task
 from perfmodel.specs.huggingface import model_reference
 from perfmodel.specs.quantity import cited
-from perfmodel.specs.registry import data_version
 from perfmodel.specs.region import Region
+from perfmodel.specs.registry import data_version
 from perfmodel.specs.serving_software import ServingSoftware
 from perfmodel.specs.workload import Slo, TokenCounts, Workload
 
@@ -68,7 +68,8 @@ def estimate_serving(
     load generator of a closed loop sends: "closed-loop" and "lockstep" start all slots at once and refill each ten
     times (in lockstep, prompts that came together stay so), "burst" sends every request once. Carbon is that of a
     `region` (default: the world's mean) or of `carbon_kg_per_kwh`; with `embodied_kg`, of making one accelerator, also
-    its share of `life_years`. Raises `SpecError` and `PlanError`; a deployment that does not fit is returned with `fits=False`.
+    its share of `life_years`. Raises `SpecError` and `PlanError`; a deployment that does not fit is returned with
+    `fits=False`.
     """
     asked = _asked(
         workload, concurrency, load, prompt_tokens=prompt_tokens, output_tokens=output_tokens,
