@@ -339,7 +339,7 @@ PLAN_EXPERTS = (
     Option("work_limit", "whole", "packings and programs at most", low=1),
     Option("time_limit_s", "number", "guard in seconds (default: 60)", low=0),
 )
-OPTIONS = {option.name: option for option in (*_SCENARIO, *_TRAINED, *_SEARCH, *_SERVED, *LAYOUT)}
+OPTIONS = {option.name: option for option in (*_SCENARIO, *_TRAINED, *_CARBON, *_SEARCH, *_SERVED, *LAYOUT)}
 
 
 def parsed(option: Option, text: str) -> Any:

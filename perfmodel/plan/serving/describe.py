@@ -172,10 +172,10 @@ def _alternatives(
             )
         )  # fmt: skip
     if split is not None:
-        name = f"{split.x} x ({split.prefill.name}) prefill, {split.y} x ({split.decode.name}) decode"
         others.append(
             ServingAlternative(
-                mode="disaggregated", engine=name, replicas=split.x + split.y, accelerators_used=split.accelerators,
+                mode="disaggregated", engine=_pools(split), replicas=split.x + split.y,
+                accelerators_used=split.accelerators,
                 usd_per_hour=split.usd_per_hour, cost_usd_per_mtok=split.estimate.cost_usd_per_mtok,
                 facility_w=split.estimate.facility_w, energy_j_per_token=split.estimate.energy_j_per_token,
                 slo_attainment=None, ttft_s=split.estimate.ttft_s, tpot_s=split.estimate.tpot_s,
@@ -228,11 +228,11 @@ def _plan(question: ServingQuestion, curves: Curves, *, value: float, **parts: A
 
 def nothing(
     question: ServingQuestion, curves: Curves | None, found: dict[int, int] | None = None,
-    watts: dict[int, float] | None = None,
+    watts: dict[int, float] | None = None, split: Split | None = None,
 ) -> ServingPlan:  # fmt: skip
     """The plan where nothing keeps the limits; `found` keeps those on latency."""
-    if curves is not None and found:
-        because = _over_budget(question, curves, found, watts or {})
+    if curves is not None and (found or split):
+        because = _over_budget(question, curves, found or {}, watts or {}, split)
     else:
         because = why_not(question.candidates, curves, question.slo, question.rate_per_s, question.most)
     if curves is None:
@@ -240,7 +240,7 @@ def nothing(
         if larger:
             smallest = min(larger, key=lambda one: one.accelerators)
             because.append(f"would hold it: {smallest.accelerators} accelerators ({smallest.name})")
-    elif not found and (question.keywords["weights"] or question.keywords["kv_cache"]):
+    elif not (found or split) and (question.keywords["weights"] or question.keywords["kv_cache"]):
         because += with_other_precisions(curves_of(unrestricted(question).engines, question.workload), question.slo)
     return ServingPlan(
         perfmodel_version=__version__, data_version=data_version(), request=question.keywords, feasible=False,
@@ -251,21 +251,28 @@ def nothing(
 
 
 def _over_budget(
-    question: ServingQuestion, curves: Curves, found: dict[int, int], watts: dict[int, float]
+    question: ServingQuestion, curves: Curves, found: dict[int, int], watts: dict[int, float], split: Split | None
 ) -> list[str]:
     """Which of the limits on watts and dollars no deployment keeps, by how much, and what would be enough."""
-    limits, engines = question.limits, curves.candidates
-    usd = {i: count * engines[i].usd_per_hour for i, count in found.items()}
+    engines = curves.candidates
+    needs = [(watts[i], n * engines[i].usd_per_hour, f"{n} x {engines[i].name}") for i, n in found.items()]
+    if split is not None:
+        draw, usd, _ = of_both(question, split)
+        needs.append((draw, usd, _pools(split)))
     said = []
-    for name, rule, values, most, unit in (
-        ("max_watts", "power", watts, limits.watts, "W"),
-        ("max_usd_per_hour", "dollars", usd, limits.usd_per_hour, "USD"),
-    ):  # fmt: skip
-        best = min(found, key=values.__getitem__)
-        if most is not None and values[best] > most:
-            said.append(
-                f"{rule}: the deployment that needs least ({found[best]} x {engines[best].name}) needs "
-                f"{values[best]:,.0f} {unit}, {most:,.0f} are allowed"
-            )
-            said.append(f"would fit: {name} of {values[best] * _ENOUGH:.0f}")
+    for column, name, rule, most, unit in (
+        (0, "max_watts", "power", question.limits.watts, "W"),
+        (1, "max_usd_per_hour", "dollars", question.limits.usd_per_hour, "USD"),
+    ):
+        least = min(needs, key=lambda one: one[column])
+        if most is not None and least[column] > most:
+            said += [
+                f"{rule}: the deployment that needs least ({least[2]}) needs {least[column]:,.4g} {unit}, "
+                f"{most:,.4g} are allowed",
+                f"would fit: {name} of {least[column] * _ENOUGH:.4g}",
+            ]
     return said or ["power and dollars: each limit can be kept, not both by one deployment"]
+
+
+def _pools(split: Split) -> str:
+    return f"{split.x} x ({split.prefill.name}) prefill, {split.y} x ({split.decode.name}) decode"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from perfmodel.plan.serving.describe import estimate_of, nothing, of_both, plan_of_engine, plan_of_split
 from perfmodel.plan.serving.energy import facility_watts, spare_watts
 from perfmodel.plan.serving.points import Curves, curves_of
-from perfmodel.plan.serving.question import MODES, OBJECTIVES, ServingQuestion, question_of
+from perfmodel.plan.serving.question import MODES, OBJECTIVES, Limits, ServingQuestion, question_of
 from perfmodel.plan.serving.records import ServingPlan
 from perfmodel.plan.serving.split import Split, cheapest_split
 from perfmodel.predict.serving.traffic import attainment
@@ -92,7 +93,10 @@ def plan_serving(
             return plan
     if split is not None:
         return plan_of_split(question, curves, split, order, found, watts)
-    return nothing(question, curves, found, watts)
+    if "disaggregated" in question.modes and objective != "throughput":
+        value = partial(_split_value, replace(question, limits=Limits()))
+        split = cheapest_split(curves, question.rate_per_s, question.slo, question.most, value)
+    return nothing(question, curves, found, watts, split)
 
 
 def _within_size(question: ServingQuestion, found: dict[int, int]) -> dict[int, int]:
