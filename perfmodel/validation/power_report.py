@@ -23,6 +23,7 @@ from perfmodel.specs.power import load_power_set
 from perfmodel.specs.registry import data_version
 from perfmodel.validation.power_scores import PowerScore, median_curve, power_scores
 from perfmodel.validation.power_tables import power_figures, power_table
+from perfmodel.validation.power_work import node_training_watts, pools_within_limits
 
 __all__ = [
     "ADDED",
@@ -151,6 +152,7 @@ def _figures(polca: PolcaSeeds) -> Iterable[PowerFigure]:
     yield from _cap_figures()
     yield from _splitwise_figures()
     yield _figure("splitwise-token-phase-h100", _token_phase_w(), None)
+    yield _figure("latif-h100-node-training", node_training_watts(), None)
 
 
 def _token_phase_w(model_params: float = 69e9) -> float:
@@ -187,6 +189,10 @@ def _splitwise_figures() -> Iterable[PowerFigure]:
     ratios = phase_pool_ratios()
     yield _figure("splitwise-iso-power-throughput", ratios["iso-power"], None)
     yield _figure("splitwise-cheaper-throughput", ratios["80 % of the cost"], None)
+    limited = pools_within_limits()
+    yield _figure("splitwise-iso-power-within-limits", limited["iso-power"], None)
+    yield _figure("splitwise-cheaper-within-limits", limited["80 % of the cost"], None)
+    yield _figure("splitwise-ha-within-limits", limited["H100 for prompts, A100 for tokens"], None)
 
 
 def phase_pool_ratios(model: str = "llama2-70b", prompt_tokens: int = 512) -> dict[str, float]:

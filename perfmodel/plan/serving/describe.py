@@ -255,21 +255,23 @@ def _over_budget(
 ) -> list[str]:
     """Which of the limits on watts and dollars no deployment keeps, by how much, and what would be enough."""
     engines = curves.candidates
-    needs = [(watts[i], n * engines[i].usd_per_hour, f"{n} x {engines[i].name}") for i, n in found.items()]
+    names = [f"{n} x {engines[i].name}" for i, n in found.items()]
+    draws = [watts[i] for i in found]
+    prices = [n * engines[i].usd_per_hour for i, n in found.items()]
     if split is not None:
         draw, usd, _ = of_both(question, split)
-        needs.append((draw, usd, _pools(split)))
+        names, draws, prices = [*names, _pools(split)], [*draws, draw], [*prices, usd]
     said = []
-    for column, name, rule, most, unit in (
-        (0, "max_watts", "power", question.limits.watts, "W"),
-        (1, "max_usd_per_hour", "dollars", question.limits.usd_per_hour, "USD"),
+    for values, name, rule, most, unit in (
+        (draws, "max_watts", "power", question.limits.watts, "W"),
+        (prices, "max_usd_per_hour", "dollars", question.limits.usd_per_hour, "USD"),
     ):
-        least = min(needs, key=lambda one: one[column])
-        if most is not None and least[column] > most:
+        least = min(range(len(values)), key=values.__getitem__)
+        if most is not None and values[least] > most:
             said += [
-                f"{rule}: the deployment that needs least ({least[2]}) needs {least[column]:,.4g} {unit}, "
+                f"{rule}: the deployment that needs least ({names[least]}) needs {values[least]:,.4g} {unit}, "
                 f"{most:,.4g} are allowed",
-                f"would fit: {name} of {least[column] * _ENOUGH:.4g}",
+                f"would fit: {name} of {values[least] * _ENOUGH:.4g}",
             ]
     return said or ["power and dollars: each limit can be kept, not both by one deployment"]
 
