@@ -490,5 +490,5 @@ def _figure_names(**_: Any) -> Iterable[str]:
 def _every_id(**_: Any) -> Iterable[str]:
     from perfmodel.specs.registry import ids
 
-    shelves = (ids(kind) for kind in ("models", "accelerators", "clusters", "hosts", "software"))
+    shelves = (ids(kind) for kind in ("models", "accelerators", "clusters", "hosts", "software", "regions"))
     return [*(id for shelf in shelves for id in shelf), *_formula_names()]

@@ -30,6 +30,7 @@ KIND_FOLDERS = {
     "efficiency": ("hardware_specs", "efficiency"),
     "power": ("hardware_specs", "power"),
     "software": ("hardware_specs", "software"),
+    "regions": ("hardware_specs", "regions"),
     "models": ("models_zoo",),
 }
 _SINGULAR = {
@@ -38,6 +39,7 @@ _SINGULAR = {
     "hosts": "host",
     "models": "model",
     "power": "power set",
+    "regions": "region",
 }
 _PACKAGE = Path(__file__).resolve().parents[1]
 
