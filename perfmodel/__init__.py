@@ -37,6 +37,7 @@ _HOMES = {
     "load_model": "perfmodel.specs.huggingface",
     "load_software": "perfmodel.specs.software",
     "load_trace": "perfmodel.specs.trace",
+    "solve": "perfmodel.study.solve",
     "plan_test_time": "perfmodel.plan.test_time",
     "plan_power": "perfmodel.plan.power",
     "plan_training": "perfmodel.plan.training",
