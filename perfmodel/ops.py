@@ -1,7 +1,8 @@
-"""The few operations a formula body may use beside `+ - * / **`, each for all four readers.
+"""The few operations a formula body may use beside `+ - * / **`, each for all five readers.
 
-Every operation takes Python floats, NumPy float64 arrays, SymPy expressions or `units.Measure`, in any mix of floats
-with one of the others, and answers in kind. `lambdify` is never used: it rewrites `ceil(a / b)` into something else.
+Every operation takes Python floats, NumPy float64 arrays, SymPy expressions, `units.Measure` or `dual.Dual`, in any mix
+of floats with one of the others, and answers in kind. `lambdify` is never used: it rewrites `ceil(a / b)` into
+something else.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from perfmodel.dual import Dual
 from perfmodel.units import DIMENSIONLESS, Measure
 
 __all__ = [
@@ -35,7 +37,7 @@ __all__ = [
     "where",
 ]
 
-_FLOAT, _ARRAY, _SYMBOL, _MEASURE = range(4)
+_FLOAT, _ARRAY, _SYMBOL, _MEASURE, _DUAL = range(5)
 
 
 def _reader(*operands: Any) -> int:
@@ -47,6 +49,8 @@ def _reader(*operands: Any) -> int:
             reader = _ARRAY
         elif isinstance(operand, Measure):
             return _MEASURE
+        elif isinstance(operand, Dual):
+            return _DUAL
         else:
             return _SYMBOL
     return reader
@@ -57,7 +61,10 @@ def _sympy() -> Any:
     return sys.modules["sympy"]
 
 
-def _elementary(name: str, on_float: Callable[[float], float], on_array: Any, *, pure: bool) -> Callable[[Any], Any]:
+_Law = Callable[[float], float]
+
+
+def _elementary(name: str, on_float: _Law, on_array: Any, derivative: _Law, *, pure: bool) -> Callable[[Any], Any]:
     def operation(x: Any) -> Any:
         reader = _reader(x)
         if reader == _FLOAT:
@@ -66,6 +73,8 @@ def _elementary(name: str, on_float: Callable[[float], float], on_array: Any, *,
             return on_array(x)
         if reader == _MEASURE:
             return Measure(on_float(x.pure(name))) if pure else x.map(on_float)
+        if reader == _DUAL:
+            return x.through(on_float, derivative)
         sympy = _sympy()
         if name == "log2":
             return sympy.log(x) / sympy.log(2)
@@ -75,11 +84,11 @@ def _elementary(name: str, on_float: Callable[[float], float], on_array: Any, *,
     return operation
 
 
-ceil = _elementary("ceil", lambda x: float(math.ceil(x)), np.ceil, pure=True)
-floor = _elementary("floor", lambda x: float(math.floor(x)), np.floor, pure=True)
-exp = _elementary("exp", math.exp, np.exp, pure=True)
-log = _elementary("log", math.log, np.log, pure=True)
-log2 = _elementary("log2", math.log2, np.log2, pure=True)
+ceil = _elementary("ceil", lambda x: float(math.ceil(x)), np.ceil, lambda x: 0.0, pure=True)
+floor = _elementary("floor", lambda x: float(math.floor(x)), np.floor, lambda x: 0.0, pure=True)
+exp = _elementary("exp", math.exp, np.exp, math.exp, pure=True)
+log = _elementary("log", math.log, np.log, lambda x: 1 / x, pure=True)
+log2 = _elementary("log2", math.log2, np.log2, lambda x: 1 / (x * math.log(2)), pure=True)
 
 
 def _special(name: str, of_scipy: str, of_sympy: Callable[..., Any]) -> Callable[..., Any]:
@@ -124,6 +133,8 @@ def _extremum(name: str, on_float: Any, on_array: Any) -> Callable[..., Any]:
             return on_float(operands)
         if reader == _ARRAY:
             return functools.reduce(on_array, operands)
+        if reader == _DUAL:
+            return on_float(operands)
         if reader == _MEASURE:
             first = Measure.wrap(operands[0])
             measures = [first, *(first.same_dimension(x, name) for x in operands[1:])]

@@ -21,6 +21,7 @@ from perfmodel.launch.plan import Bytes, Deployment, TrainingRun, normal_layout,
 from perfmodel.launch.shell import commands
 from perfmodel.launch.tables import tools
 from perfmodel.launch.text import toml_text, toml_value, yaml_text
+from perfmodel.specs.serving_software import load_serving_software
 
 PlanError = pm.PlanError
 FEW = settings(max_examples=40, deadline=None)
@@ -189,7 +190,8 @@ def test_engines_there_and_back(
     tool: str, tp: int, pp: int, dp: int, experts: bool, spread: bool, weights: str, cache: str, batch: int
 ) -> None:
     layout = {"tp": tp, "pp": pp} | ({"ep": tp} if experts else {})
-    layout |= {"attention_dp": tp} if experts and spread else {}
+    if experts and spread:
+        layout = {"tp": 1, "pp": pp, "ep": tp, "attention_dp": tp, "dp": tp}
     document = serving(
         layout=layout, replicas=dp, max_batch=batch, weights=weights, activations=None, kv_cache=cache,
         memory_bytes={"weights": 30e9, "kv_cache": 30e9, "activations": 1e9, "workspace": 2e9, "capacity": 80e9},
@@ -203,12 +205,12 @@ def test_engines_there_and_back(
         "--dist-init-addr",
     } | {"--distributed-executor-backend"}
     scenario = tomllib.loads(imported.to_toml())
-    wanted = pm.ParallelLayout(**layout | {"dp": dp})
+    groups = layout.get("attention_dp", 1)
+    wanted = pm.ParallelLayout(**layout | {"dp": dp * groups})
     assert pm.ParallelLayout(**scenario["layout"]) == wanted
     assert (scenario["weights"], scenario["kv_cache"]) == (weights, cache)
     for key in ("model", "cluster", "accelerators", "prompt_tokens", "output_tokens", "software"):
         assert scenario[key] == document["request"][key]
-    groups = layout.get("attention_dp", 1)
     assert scenario["concurrency"] == -(-batch // groups) * groups * dp
 
 
@@ -227,7 +229,9 @@ def test_an_estimate_comes_back_whole(tool: str) -> None:
 def test_an_arrival_rate_comes_back() -> None:
     document = estimated(concurrency=None, arrival_rate_per_s=4.0)
     text = export_plan(document, "vllm").text
-    assert "--max-num-seqs 256" in text
+    sequences = int(text.split("--max-num-seqs ")[1].split()[0])
+    held = document["kv_blocks"] * document["block_tokens"] / (1024 + 256)
+    assert 1 <= sequences <= min(load_serving_software().max_batch, 2 * held)
     scenario = import_launch(text, "vllm").scenario
     assert scenario["arrival_rate_per_s"] == 4.0
     assert "concurrency" not in scenario
@@ -330,7 +334,7 @@ def test_a_bridge_configuration_runs() -> None:
 
 
 def test_attention_groups_are_each_engines_own() -> None:
-    document = serving(layout={"tp": 8, "ep": 8, "attention_dp": 8}, max_batch=128)
+    document = serving(layout={"tp": 1, "dp": 8, "ep": 8, "attention_dp": 8}, max_batch=128)
     document["request"] |= {"model": "mixtral-8x22b", "software": "vllm-2025"}
     vllm = export_plan(document, "vllm").text
     for part in (
@@ -350,8 +354,8 @@ def test_attention_groups_are_each_engines_own() -> None:
     ):
         assert part in sglang
     assert "enable_attention_dp: true" in export_plan(document, "tensorrt-llm").text
-    half = serving(layout={"tp": 8, "attention_dp": 2})
-    with pytest.raises(PlanError, match="attention_dp: is 1 or tp, 8"):
+    half = serving(layout={"tp": 4, "attention_dp": 2})
+    with pytest.raises(PlanError, match="attention_dp: its groups are single accelerators"):
         export_plan(half, "tensorrt-llm")
     with pytest.raises(PlanError, match="ep: is all ranks of a replica, 8"):
         export_plan(serving(layout={"tp": 8, "ep": 4}), "vllm")
@@ -444,7 +448,7 @@ def test_commands_of_an_engine_as_people_write_them() -> None:
     )
     imported = import_launch(deepseek, "sglang")
     assert imported.scenario["model"] == "deepseek-v3"
-    assert imported.scenario["layout"] | {"tp": 16, "attention_dp": 8, "dp": 1} == imported.scenario["layout"]
+    assert imported.scenario["layout"] | {"tp": 2, "attention_dp": 8, "dp": 8} == imported.scenario["layout"]
     assert imported.ignored == ("--moe-a2a-backend deepep",)
     assert import_launch("vllm serve someone/else --dtype half", "vllm").scenario["model"] == "hf:someone/else"
 
@@ -489,7 +493,6 @@ BAD_PLANS = [
     (serving(kv_blocks=-1), "vllm", r"serve: kv_blocks: must be a whole number >= 0 \(got -1\)"),
     (serving(max_batch=1.5), "vllm", r"serve: max_batch: must be a whole number >= 1 \(got 1.5\)"),
     (serving(replicas=0), "vllm", r"serve: replicas: must be a whole number >= 1 \(got 0\)"),
-    (serving(layout={"tp": 8, "attention_dp": 3}), "vllm", r"attention_dp: must divide tp 8 \(got 3\)"),
     (serving(layout={"tp": 4, "dp": 3}), "vllm", "replicas: 2 and layout dp 3 contradict each other"),
     (serving(layout={"tq": 8}), "vllm", "unknown key 'tq'; nearest: 'tp'"),
     (serving(layout={"tp": 16}), "kubernetes", "serve: a replica spans 2 nodes"),

@@ -1,4 +1,4 @@
-"""The operations in all four readers, and the algebra of dimensions."""
+"""The operations in their readers (Dual numbers: test_dual.py), and the algebra of dimensions."""
 
 from __future__ import annotations
 

@@ -25,6 +25,8 @@ _SCHEMAS = {
     "training-estimate": ("perfmodel.predict.records", "TrainingEstimate", "serialization"),
     "training-plan": ("perfmodel.plan.records", "TrainingPlan", "serialization"),
     "power-plan": ("perfmodel.plan.power_records", "PowerPlan", "serialization"),
+    "serving-plan": ("perfmodel.plan.serving.records", "ServingPlan", "serialization"),
+    "experts-plan": ("perfmodel.plan.experts.records", "ExpertPlan", "serialization"),
     "serving-estimate": ("perfmodel.predict.serving.records", "ServingEstimate", "serialization"),
     "test-time-plan": ("perfmodel.plan.test_time_records", "TestTimePlan", "serialization"),
     "training-budget-plan": ("perfmodel.plan.training_budget", "TrainingBudgetPlan", "serialization"),
@@ -98,7 +100,7 @@ def validate(args: Namespace) -> int:
     """`perfmodel validate`: 1 where a source is over its tolerance."""
     from perfmodel import validation
 
-    asked = [name for name in ("kernels", "serving", "traffic", "power") if getattr(args, name)]
+    asked = [name for name in ("kernels", "serving", "traffic", "power", "experts") if getattr(args, name)]
     if len(asked) > 1:
         raise PlanError(f"{', '.join('--' + name for name in asked)}: give one of them")
     if args.traffic:
@@ -109,6 +111,10 @@ def validate(args: Namespace) -> int:
         from perfmodel.cli.power import validate_power
 
         return validate_power(args)
+    if args.experts:
+        from perfmodel.cli.experts import validate_experts
+
+        return validate_experts(args)
     if args.serving:
         from perfmodel.cli.serving import validate_serving
 
@@ -166,8 +172,13 @@ def schema(args: Namespace) -> int:
 
 
 def bench(args: Namespace) -> int:
-    """`perfmodel bench`: how fast planning is."""
-    measure: Callable[[], Mapping[str, Any]] = getattr(import_module("perfmodel.plan.bench"), f"bench_{args.name}")
+    """`perfmodel bench`: how fast planning is, or how far expert placement reaches."""
+    if args.name == "experts":
+        from perfmodel.cli.experts import bench_experts
+
+        return bench_experts(args)
+    room = {"training": "perfmodel.plan.bench", "serving": "perfmodel.plan.serving.bench"}[args.name]
+    measure: Callable[[], Mapping[str, Any]] = getattr(import_module(room), f"bench_{args.name}")
     document = dict(measure())
 
     def page(console: Console) -> None:

@@ -22,7 +22,9 @@ __all__ = [
     "ESTIMATE_TRAINING",
     "LAYOUT",
     "OPTIONS",
+    "PLAN_EXPERTS",
     "PLAN_POWER",
+    "PLAN_SERVING",
     "PLAN_TEST_TIME",
     "PLAN_TRAINING",
     "PLAN_TRAINING_BUDGET",
@@ -165,10 +167,36 @@ _SERVED = (
         choices=("closed-loop", "lockstep", "burst"),
     ),
 )
+_TRAFFIC = (
+    "trace", "prompt_tokens", "output_tokens", "arrival_rate_per_s", "burstiness", "prefix_hit", "ttft_s", "tpot_s",
+    "percentile",
+)  # fmt: skip
 ESTIMATE_SERVING = (
     *(option for option in _SCENARIO if option.name in ("model", "cluster", "accelerators", "software")),
     *_SERVED,
     *LAYOUT,
+)
+# Apart from OPTIONS: what an estimate takes one of, a plan chooses from.
+PLAN_SERVING = (
+    Option("model", "spec", "zoo id, config.json, or hf:org/name", complete="models"),
+    Option("cluster", "texts", "kinds of machines to choose from, with commas", complete="clusters"),
+    *(option for option in _SERVED if option.name in _TRAFFIC),
+    Option("objective", "text", "what to make best (default: cost)", choices=("cost", "energy", "throughput")),
+    Option("software", "spec", "serving engine, an id or a file", complete="software"),
+    Option(
+        "weights",
+        "texts",
+        "precisions of weights to choose from (default: bf16, and fp8 where possible)",
+        choices=WEIGHTS,
+    ),
+    Option("kv_cache", "texts", "precisions of the cache to choose from (default: likewise)", choices=CACHES),
+    Option("modes", "texts", "aggregated, disaggregated, or both (default)", choices=("aggregated", "disaggregated")),
+    Option("max_accelerators", "whole", "accelerators at most", low=1),
+    Option("memory_margin", "number", "share of the memory to leave free, e.g. 0.1", low=0, high=1),
+    Option("redundancy", "whole", "replicas that may be lost (default: 0)", low=0),
+    Option("traffic_factor", "number", "hold so many times the rate (default: 1)", low=0),
+    Option("beside", "texts", "models that stay resident on the same accelerators", complete="models"),
+    Option("top", "whole", "how many alternatives to list", low=1),
 )
 PLAN_TEST_TIME = (
     Option("usd", "number", "budget in dollars", low=0),
@@ -281,6 +309,23 @@ CALIBRATE = (
 )
 SLO = ("ttft_s", "tpot_s", "percentile")
 """Keys of the table `slo` of a document, on the command line by their own names."""
+# Apart from OPTIONS: a question about loads shares no key with a training step but the words objective and cluster.
+PLAN_EXPERTS = (
+    Option("load", "text", "tokens of every expert: .csv, .npz or .json, or an engine's dump", required=True),
+    Option("ranks", "whole", "expert-parallel ranks", low=1, required=True),
+    Option("nodes", "whole", "nodes the ranks stand in (default: 1)", low=1),
+    Option("slots", "whole", "experts held by all ranks together (default: one an expert)", low=1),
+    Option("groups", "whole", "groups of experts that each stay on one node (default: none)", low=1),
+    Option("transitions", "text", "file with transitions[layer][i][j] (default: those beside the load)"),
+    Option("cluster", "spec", "cluster id or file that must hold the ranks", complete="clusters"),
+    Option("objective", "text", "what to make least (default: balance)", choices=("balance", "traffic", "both")),
+    Option("duplicates", "switch", "allow replicas of one expert on one rank"),
+    Option("previous", "text", "plan or mapping that runs now: ranks are named for few moves"),
+    Option("move_cost", "number", "load over the mean that moving every slot is worth", low=0, high=1e6),
+    Option("exchange_share", "number", "share of dispatch and combine in a layer", low=0, high=1),
+    Option("work_limit", "whole", "packings and programs at most", low=1),
+    Option("time_limit_s", "number", "guard in seconds (default: 60)", low=0),
+)
 OPTIONS = {option.name: option for option in (*_SCENARIO, *_TRAINED, *_SEARCH, *_SERVED, *LAYOUT)}
 
 

@@ -21,7 +21,9 @@ from perfmodel.cli.options import (
     ESTIMATE_SERVING,
     ESTIMATE_TRAINING,
     LAYOUT,
+    PLAN_EXPERTS,
     PLAN_POWER,
+    PLAN_SERVING,
     PLAN_TEST_TIME,
     PLAN_TRAINING,
     PLAN_TRAINING_BUDGET,
@@ -36,7 +38,9 @@ SCHEMAS = (
     "training-estimate",
     "training-plan",
     "power-plan",
+    "experts-plan",
     "serving-estimate",
+    "serving-plan",
     "test-time-plan",
     "training-budget-plan",
     "law-fit",
@@ -252,6 +256,15 @@ def _plan(parser: argparse.ArgumentParser) -> None:
     training = _command(what, parser, "training", "the best parallel layout of a training run")
     training.set_defaults(run=f"{_COMMANDS}:plan_training")
     _scenario(training, PLAN_TRAINING)
+    serving = _command(what, parser, "serving", "which engines, how many, cut how, for this traffic and these limits")
+    serving.set_defaults(run="perfmodel.cli.plan_serving:plan_serving")
+    _scenario(serving, PLAN_SERVING)
+    experts = _command(what, parser, "experts", "replicas and ranks of the experts of every layer")
+    experts.set_defaults(run="perfmodel.cli.experts:plan_experts")
+    _scenario(experts, PLAN_EXPERTS)
+    maps = experts.add_argument_group("mapping files")
+    maps.add_argument("--sglang-map", metavar="FILE", help="write what SGLang's --init-expert-location reads")
+    maps.add_argument("--vllm-map", metavar="FILE", help="write the expert map that vLLM's loaders of placements read")
     power = _command(what, parser, "power", "how many servers a row can hold when clocks give way in time")
     power.set_defaults(run="perfmodel.cli.power:plan_power")
     _scenario(power, PLAN_POWER)
@@ -399,6 +412,7 @@ def _validate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--serving", action="store_true", help="serving instead of training")
     parser.add_argument("--traffic", action="store_true", help="queueing against a replay of real traces")
     parser.add_argument("--power", action="store_true", help="watts, caps and rows instead of times")
+    parser.add_argument("--experts", action="store_true", help="uneven experts instead of training")
     parser.add_argument("--record", action="store_true", help="write the residuals and tolerances that this run gives")
     parser.add_argument("--because", metavar="TEXT", help="with --record: the physics why a tolerance rises")
     _output(parser)
@@ -429,7 +443,8 @@ def _schema(parser: argparse.ArgumentParser) -> None:
 
 def _bench(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=f"{_COMMANDS}:bench")
-    parser.add_argument("name", metavar="WHAT", nargs="?", choices=("training",), default="training", help="training")
+    choices = ("training", "serving", "experts")
+    parser.add_argument("name", metavar="WHAT", nargs="?", choices=choices, default="training", help=", ".join(choices))
     _output(parser)
 
 

@@ -112,13 +112,13 @@ def _precision_flags(plan: Deployment, table: Table) -> dict[str, Any]:
 
 def _vllm(plan: Deployment, role: Role, table: Table, name: str) -> _Command:
     layout = role.layout
-    flags: dict[str, Any] = {"--tensor-parallel-size": layout.tp // layout.attention_dp}
+    flags: dict[str, Any] = {"--tensor-parallel-size": layout.tp}
     flags["--pipeline-parallel-size"] = layout.pp
     if layout.attention_dp > 1:
         flags["--data-parallel-size"] = layout.attention_dp
     if layout.ep > 1:
-        if layout.ep != layout.tp:
-            raise PlanError(f"{table.label}: ep: is all ranks of a replica, {layout.tp} (got {layout.ep})")
+        if layout.ep != role.ranks:
+            raise PlanError(f"{table.label}: ep: is all ranks of a replica, {role.ranks} (got {layout.ep})")
         flags["--enable-expert-parallel"] = True
     flags |= {
         "--max-model-len": plan.context,
@@ -138,7 +138,7 @@ def _vllm(plan: Deployment, role: Role, table: Table, name: str) -> _Command:
 
 def _sglang(plan: Deployment, role: Role, table: Table, name: str) -> _Command:
     layout = role.layout
-    flags: dict[str, Any] = {"--model-path": name, "--tp-size": layout.tp, "--pp-size": layout.pp}
+    flags: dict[str, Any] = {"--model-path": name, "--tp-size": role.ranks, "--pp-size": layout.pp}
     if layout.attention_dp > 1:
         flags |= {"--dp-size": layout.attention_dp, "--enable-dp-attention": True}
     if layout.ep > 1:
@@ -163,10 +163,10 @@ def _sglang(plan: Deployment, role: Role, table: Table, name: str) -> _Command:
 
 def _tensorrt_llm(plan: Deployment, role: Role, table: Table, name: str) -> _Command:
     layout = role.layout
-    if layout.attention_dp not in (1, layout.tp):
-        raise PlanError(f"{table.label}: attention_dp: is 1 or tp, {layout.tp} (got {layout.attention_dp})")
+    if layout.attention_dp > 1 and layout.tp > 1:
+        raise PlanError(f"{table.label}: attention_dp: its groups are single accelerators, tp 1 (got tp {layout.tp})")
     nodes, per_node = nodes_of(role.accelerators, plan.cluster)
-    flags: dict[str, Any] = {"--backend": "pytorch", "--tp_size": layout.tp, "--pp_size": layout.pp}
+    flags: dict[str, Any] = {"--backend": "pytorch", "--tp_size": role.ranks, "--pp_size": layout.pp}
     if layout.ep > 1:
         flags["--ep_size"] = layout.ep
     flags |= {"--gpus_per_node": per_node} if nodes > 1 else {}

@@ -75,9 +75,14 @@ class Role:
     caches: bool
 
     @property
+    def ranks(self) -> int:
+        """Ranks of one pipeline stage of a replica: every attention group's."""
+        return self.layout.tp * self.layout.attention_dp
+
+    @property
     def accelerators(self) -> int:
         """Accelerators of one replica."""
-        return self.layout.tp * self.layout.pp
+        return self.ranks * self.layout.pp
 
     @property
     def rank_batch(self) -> int:
@@ -199,7 +204,7 @@ def _deployment(label: str, document: Mapping[str, Any], request: Mapping[str, A
         if key not in asked:
             raise SpecError(f"{label}: request: {key}: missing")
     model = load_model(asked["model"])
-    cluster = load_cluster(asked["cluster"], accelerators=asked.get("accelerators"))
+    cluster = load_cluster(_machine(asked["cluster"], decision), accelerators=asked.get("accelerators"))
     software = load_serving_software(asked.get("software"))
     workload = asked.get("workload")
     lengths = workload if isinstance(workload, Mapping) else asked
@@ -219,6 +224,14 @@ def _deployment(label: str, document: Mapping[str, Any], request: Mapping[str, A
         _check_cache(label, role, context, mean["prompt_tokens"] + 1 if role.name == "prefill" else usual)
     mode = "disaggregated" if len(roles) > 1 else "aggregated"
     return Deployment(asked | {"software": software.id}, mode, roles, context, words, model, cluster)
+
+
+def _machine(asked: Any, decision: Any) -> Any:
+    """The kind of machine; of several that a plan chose from, the one it chose."""
+    if not isinstance(asked, list) or not isinstance(decision, Mapping):
+        return asked
+    roles = [part for part in decision.values() if isinstance(part, Mapping) and "cluster" in part]
+    return roles[0]["cluster"] if roles else asked[0]
 
 
 def _length(label: str, table: Mapping[str, Any], key: str, *, largest: bool) -> int:
@@ -260,7 +273,8 @@ def _estimated(
         raise SpecError(f"{label}: layout: missing or not a table")
     if document.get("fits") is False:
         raise PlanError(f"{label}: does not fit: the weights leave no room for one request of {usual} tokens")
-    replicas = ParallelLayout(**layout).dp
+    given = ParallelLayout(**layout)
+    replicas = max(1, given.dp // given.attention_dp)
     places = document.get("max_concurrency")
     if isinstance(places, bool) or not isinstance(places, int):
         raise SpecError(f"{label}: max_concurrency: missing or not a whole number (got {places!r})")
@@ -294,16 +308,15 @@ def _role(
     layout = ParallelLayout(**part["layout"])
     numbers = {"block_tokens": software.block_tokens, "max_batched_tokens": software.max_batched_tokens}
     numbers |= {key: part[key] for key in (*numbers, "max_batch", "replicas") if part.get(key) is not None}
-    numbers.setdefault("replicas", layout.dp)
+    numbers.setdefault("replicas", max(1, layout.dp // layout.attention_dp))
     _whole(where, numbers, "block_tokens", "max_batched_tokens", "max_batch", "replicas")
-    if layout.dp not in (1, numbers["replicas"]):
+    if layout.dp not in (1, layout.attention_dp, numbers["replicas"] * layout.attention_dp):
         raise PlanError(f"{where}: replicas: {numbers['replicas']} and layout dp {layout.dp} contradict each other")
+    layout = layout.model_copy(update={"dp": layout.attention_dp})
     blocks = part.get("kv_blocks")
     if isinstance(blocks, bool) or not isinstance(blocks, int) or blocks < 0:
         raise PlanError(f"{where}: kv_blocks: must be a whole number >= 0 (got {blocks!r})")
-    if layout.tp % layout.attention_dp:
-        raise PlanError(f"{where}: attention_dp: must divide tp {layout.tp} (got {layout.attention_dp})")
-    nodes_of(layout.tp * layout.pp, cluster)
+    nodes_of(layout.accelerators, cluster)
     memory = _memory(name, part, document, numbers, layout, software, model, cluster, precisions)
     caches = model.kv_cache_bytes_per_token(precisions["kv_cache"]) > 0
     return Role(name=name, layout=layout, kv_blocks=blocks, bytes=memory, caches=caches, **numbers)

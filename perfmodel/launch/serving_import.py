@@ -68,7 +68,7 @@ def serving_scenario(
     scenario |= {"software": said.get("software", _SOFTWARE[table.tool]), "layout": layout}
     batch = _first(got, table, "max_batch")
     if batch is not None and "arrival_rate_per_s" not in said:
-        groups = layout["dp"] * layout.get("attention_dp", 1)
+        groups = layout["dp"]
         asked = _count(said, "concurrency", label)
         same = asked is not None and ceil_div(asked, groups) == batch
         scenario["concurrency"] = asked if same else batch * groups
@@ -101,10 +101,10 @@ def _layout(got: Mapping[str, Any], table: Table, label: str) -> dict[str, int]:
         if "--enable-dp-attention" in got:
             if tp % dp:
                 raise SpecError(f"{label}: --dp-size: must divide --tp-size {tp} with --enable-dp-attention (got {dp})")
-            layout |= {"attention_dp": dp, "dp": 1}
+            layout |= {"tp": tp // dp, "attention_dp": dp}
         return layout
     if "--enable-expert-parallel" in got:  # all ranks hold experts, and attention is what runs data-parallel
-        return layout | {"tp": tp * dp, "ep": tp * dp, "dp": 1} | ({"attention_dp": dp} if dp > 1 else {})
+        return layout | {"ep": tp * dp} | ({"attention_dp": dp} if dp > 1 else {})
     return layout
 
 

@@ -32,7 +32,7 @@ class Certificate(Record):
 
 
 class Sensitivity(Record):
-    """Elasticity of the step time: the relative change for a relative change of one quantity."""
+    """Exact elasticity d ln (step time) / d ln (quantity) [1], and the step time if the quantity doubled."""
 
     quantity: str
     elasticity: float

@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
+from perfmodel.dual import Dual, plain
 from perfmodel.plan.records import Sensitivity
 from perfmodel.predict.layout import ParallelLayout
 from perfmodel.predict.matmul import matmul_format
 from perfmodel.predict.training import TrainingTask, degrees_of
 from perfmodel.specs.cluster import Cluster
-from perfmodel.specs.quantity import Quantity
 
 __all__ = ["step_sensitivities"]
 
-_STEP = 0.01  # relative step of the central difference
-Change = Callable[[float], Cluster]
+# A float scales the quantity; a `Dual` with the slope 1 differentiates by it.
+Factor = float | Dual
+Change = Callable[[Factor], Cluster]
 
 
 def step_sensitivities(task: TrainingTask, layout: ParallelLayout) -> tuple[Sensitivity, ...]:
-    """Elasticities of the step time by hardware quantity, and the step time if it doubled; largest first."""
+    """Exact elasticities of the step time by hardware quantity, and the step time if it doubled; shortest step first.
+
+    At a kink (another kernel or algorithm just as fast) the elasticity is that of the branch that was chosen.
+    """
     found = []
     for quantity, change in _changes(task.cluster, task.precision):
-        low, high, doubled = (_seconds(task, layout, change(factor)) for factor in (1 - _STEP, 1 + _STEP, 2.0))
-        elasticity = (math.log(high) - math.log(low)) / (math.log1p(_STEP) - math.log1p(-_STEP))
-        found.append(Sensitivity(quantity=quantity, elasticity=elasticity, if_doubled_step_time_s=doubled))
+        now, doubled = (_seconds(task, layout, change(factor)) for factor in (Dual(1.0, 1.0), 2.0))
+        elasticity = float(Dual.wrap(now).elasticity)
+        found.append(Sensitivity(quantity=quantity, elasticity=elasticity, if_doubled_step_time_s=float(doubled)))
     return tuple(sorted(found, key=lambda s: s.if_doubled_step_time_s))
 
 
-def _seconds(task: TrainingTask, layout: ParallelLayout, cluster: Cluster) -> float:
-    return float(
+def _seconds(task: TrainingTask, layout: ParallelLayout, cluster: Cluster) -> Any:
+    return (
         task.on(cluster).steps.price(degrees_of(layout, task.model.n_layers), task.global_batch, task.seq_len).seconds
     )
 
@@ -37,12 +41,12 @@ def _seconds(task: TrainingTask, layout: ParallelLayout, cluster: Cluster) -> fl
 def _changes(cluster: Cluster, precision: str) -> Iterator[tuple[str, Change]]:
     accelerator, peak = cluster.accelerator, matmul_format(precision).peak
 
-    def with_peak(factor: float) -> Cluster:
-        peaks = accelerator.peak_flop_per_s | {peak: Quantity(accelerator.peak(peak) * factor)}
+    def with_peak(factor: Factor) -> Cluster:
+        peaks = accelerator.peak_flop_per_s | {peak: plain(accelerator.peak(peak)) * factor}
         return _with_accelerator(cluster, peak_flop_per_s=peaks)
 
-    def with_memory(factor: float) -> Cluster:
-        return _with_accelerator(cluster, hbm_byte_per_s=Quantity(accelerator.hbm_byte_per_s * factor))
+    def with_memory(factor: Factor) -> Cluster:
+        return _with_accelerator(cluster, hbm_byte_per_s=plain(accelerator.hbm_byte_per_s) * factor)
 
     yield f"peak_flop_per_s.{peak}", with_peak
     yield "hbm_byte_per_s", with_memory
@@ -52,9 +56,9 @@ def _changes(cluster: Cluster, precision: str) -> Iterator[tuple[str, Change]]:
 
 
 def _tier_change(cluster: Cluster, position: int, key: str) -> Change:
-    def change(factor: float) -> Cluster:
+    def change(factor: Factor) -> Cluster:
         tiers = list(cluster.tiers)
-        scaled = Quantity(float(getattr(tiers[position], key)) * factor)
+        scaled = plain(getattr(tiers[position], key)) * factor
         tiers[position] = tiers[position].model_copy(update={key: scaled})
         return cluster.model_copy(update={"tiers": tuple(tiers)})
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from perfmodel.dual import plain
 from perfmodel.errors import PlanError, unknown_name
 from perfmodel.formulas.attention import (
     attention_traffic_bytes,
@@ -65,10 +66,10 @@ class AttentionKernels:
 
     def __init__(self, accelerator: Accelerator, efficiency: Efficiency) -> None:
         self.efficiency = efficiency
-        self.byte_per_s = float(accelerator.hbm_byte_per_s)
+        self.byte_per_s = plain(accelerator.hbm_byte_per_s)
         self.attention_flop_per_s = _sixteen_bit_peak(accelerator)
         self.n_cores = float(accelerator.n_cores)
-        self.l2_bytes = float(accelerator.l2_bytes)
+        self.l2_bytes = plain(accelerator.l2_bytes)
 
     def flash_attention(
         self,
@@ -89,7 +90,7 @@ class AttentionKernels:
         `window` [tokens] bounds what a query sees; `value_width` [1] of a head is `d_head` unless given.
         """
         constants = self.efficiency.attention_constants(library)
-        pass_ = _backward(float(constants.backward_efficiency_ratio)) if backward else _FORWARD
+        pass_ = _backward(plain(constants.backward_efficiency_ratio)) if backward else _FORWARD
         values = d_head if value_width is None else value_width
         return self._tiled(constants, batch, seq_len, past_len, window, n_heads, n_kv_heads, d_head, values, pass_)
 
@@ -202,4 +203,4 @@ def _cache_bytes(kv_dtype: str) -> float:
 
 def _sixteen_bit_peak(accelerator: Accelerator) -> float:
     known = accelerator.peak_flop_per_s
-    return float(accelerator.peak("bf16" if "bf16" in known else "fp16" if "fp16" in known else "fp32"))
+    return plain(accelerator.peak("bf16" if "bf16" in known else "fp16" if "fp16" in known else "fp32"))

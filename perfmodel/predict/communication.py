@@ -98,7 +98,7 @@ class Links:
         else:
             crossings = self._scale_out.crossings(ranks, stride)
             times = self._scale_out.times(operation, n_bytes, ranks, stride, algorithm, crossings)
-        return min(times, key=lambda name: float(times[name]))
+        return min(times, key=lambda name: times[name])
 
     def send_recv(self, n_bytes: Number, stride: Number) -> Cost:
         """Time of one message to a neighbour `stride` accelerators away."""

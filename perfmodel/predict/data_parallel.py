@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from perfmodel.dual import plain
 from perfmodel.formulas.elementwise import optimizer_bytes
 from perfmodel.formulas.overlap import exposed_time
 from perfmodel.ops import maximum, minimum
@@ -110,7 +111,7 @@ class DataParallel:
         cut = d.shards * d.weight_copies if d.zero_stage else 1.0
         experts_cut = d.shards * d.weight_copies * d.tp / (d.ep * d.etp) if d.zero_stage else 1.0
         owned = (params.dense / cut + params.experts / experts_cut) * self.weights.trainable.share
-        per_param = float(self.software.optimizer_bytes_per_param) * optimizer_of(name).traffic
+        per_param = plain(self.software.optimizer_bytes_per_param) * optimizer_of(name).traffic
         traffic = optimizer_bytes(owned, per_param)
         return Node("optimizer", self.kernels.elementwise(traffic, self.software.elementwise_library, 10.0))
 
@@ -137,7 +138,7 @@ class DataParallel:
     def _behind(self, window_s: Callable[[], Number], cost: Cost) -> Cost:
         if not self.software.overlap_data:
             return cost
-        share = float(self.software.exposed_share)
+        share = plain(self.software.exposed_share)
         seconds = exposed_time(window_s(), cost.seconds, share)
         return Cost(seconds, 0.0, cost.upper * max(1.0, share), 0.0, 0.0, cost.link_s)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from perfmodel.dual import plain
 from perfmodel.formulas.overlap import exposed_time
 from perfmodel.formulas.sparse import expected_touched_groups
 from perfmodel.ops import less, maximum, where
@@ -31,7 +32,7 @@ def hidden_exchange(links: Links, n_bytes: Number, share: Share) -> Cost:
 
 def exposed(compute: Cost, communication: Cost, software: Software) -> Cost:
     """What is left of a transfer behind a computation: nothing at best, all of it at worst."""
-    share = float(software.exposed_share)
+    share = plain(software.exposed_share)
     seconds = exposed_time(compute.seconds, communication.seconds, share)
     upper = communication.upper * max(1.0, share)
     return Cost(seconds, 0.0 * communication.seconds, upper, 0.0, 0.0, communication.link_s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from perfmodel.dual import plain
 from perfmodel.formulas.grouped import expert_rows, group_tile_count, routed_activation_bytes
 from perfmodel.formulas.matmul import matmul_flops, tile_loop_time, tiled_compute_time, tiled_matmul_time
 from perfmodel.formulas.roofline import roofline_time
@@ -33,8 +34,8 @@ class GroupedMatmul:
         self.constants = efficiency.grouped_constants(library, dtype)
         self.product_launch_s = efficiency.matmul_constants(dtype).launch_s
         self.n_cores = float(accelerator.n_cores)
-        self.peak_byte_per_s = float(accelerator.hbm_byte_per_s)
-        self.flop_per_s = self.constants.compute_efficiency * float(accelerator.peak(self.format.peak))
+        self.peak_byte_per_s = plain(accelerator.hbm_byte_per_s)
+        self.flop_per_s = self.constants.compute_efficiency * plain(accelerator.peak(self.format.peak))
         self.byte_per_s = self.constants.memory_efficiency * self.peak_byte_per_s
         self.core_byte_per_s = self.constants.core_load_ratio * self.peak_byte_per_s / self.n_cores
 

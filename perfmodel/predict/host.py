@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from perfmodel.dual import plain
 from perfmodel.formulas.overlap import host_exposed_time
 from perfmodel.ops import less, where
 from perfmodel.predict.cost import Cost, Number
@@ -37,7 +38,7 @@ class Host:
     repeats: Number
 
     def _launches_s(self, launches: Number) -> Number:
-        return float(self.software.host_layer_s) * launches / _DENSE
+        return plain(self.software.host_layer_s) * launches / _DENSE
 
     @property
     def _forward_s(self) -> Number:
@@ -50,7 +51,7 @@ class Host:
 
     @property
     def _rounds(self) -> Number:
-        return 1.0 + float(self.software.host_backward_ratio) + self.repeats
+        return 1.0 + plain(self.software.host_backward_ratio) + self.repeats
 
     @property
     def layer_s(self) -> Number:
@@ -62,8 +63,10 @@ class Host:
         """Host time of a message to the next stage [s], where the stack waits for it."""
         return 0.0 if self.software.overlap_pipeline else self._launches_s(_MESSAGE)
 
-    def layer_wait_s(self, one: Turn) -> Number:
+    def layer_wait_s(self, one: Turn, again_s: Number) -> Number:
         """Seconds that the mean layer and micro-batch wait for the host, forward, backward and in what is repeated.
+
+        `again_s` [s] is what a layer repeats that is recomputed.
 
         A layer waits where its kernels take less than their launches. One with experts copies the token count of each
         to the host before it can launch their products: the queue runs empty, so the launches around its experts all
@@ -71,8 +74,8 @@ class Host:
         """
         waits = (
             host_exposed_time(one.forward.seconds, self._forward_s)
-            + host_exposed_time(one.backward.seconds, self._forward_s * float(self.software.host_backward_ratio))
-            + host_exposed_time(one.repeated.seconds, self._forward_s * self.repeats)
+            + host_exposed_time(one.backward.seconds, self._forward_s * plain(self.software.host_backward_ratio))
+            + host_exposed_time(again_s, self._forward_s) * self.repeats
         )
         part = self._expert_part if self.software.expert_counts_on_host else 0.0
         own = _EXPERT[self.kernels.is_narrow] * self.model.n_experts / self.share.ep

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
+from perfmodel.dual import plain
 from perfmodel.errors import PlanError
 from perfmodel.formulas.elementwise import elementwise_time
 from perfmodel.formulas.matmul import steady_slowdown
@@ -42,7 +43,7 @@ class Kernels(AttentionKernels):
         form = matmul_format(dtype)
         # Between products activations are 16 bits wide, whatever the products' own precision.
         self.activation_bytes = _ACTIVATION_BYTES.get(dtype, 2.0)
-        self.flop_per_s = float(accelerator.peak(form.peak))
+        self.flop_per_s = plain(accelerator.peak(form.peak))
         constants = efficiency.matmul_constants(dtype)
         if casts_apart and constants.quantise_bytes:
             # The table's floor is that of two launches, the cast's and the product's.

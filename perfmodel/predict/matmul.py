@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from perfmodel.dual import plain
 from perfmodel.errors import PlanError, unknown_name
 from perfmodel.formulas.matmul import (
     matmul_flops,
@@ -83,9 +84,9 @@ class TiledMatmul:
         # Tiles and their overheads are those of many small cores; a part of a few large ones has arrays of its own.
         few = self.n_cores < _SMALL_CORES
         self.constants = constants = constants.model_copy(update={"tiles": ()}) if few else constants
-        self.flop_per_s = constants.compute_efficiency * float(accelerator.peak(self.format.peak))
-        self.byte_per_s = constants.memory_efficiency * float(accelerator.hbm_byte_per_s)
-        self.core_byte_per_s = constants.core_load_ratio * float(accelerator.hbm_byte_per_s) / self.n_cores
+        self.flop_per_s = constants.compute_efficiency * plain(accelerator.peak(self.format.peak))
+        self.byte_per_s = constants.memory_efficiency * plain(accelerator.hbm_byte_per_s)
+        self.core_byte_per_s = constants.core_load_ratio * plain(accelerator.hbm_byte_per_s) / self.n_cores
 
     def cost(self, m: Number, n: Number, k: Number, count: Number, extra_bytes: Number) -> Cost:
         """`count` products (m, k) x (k, n) in one launch that moves `extra_bytes` [B] more."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from perfmodel.dual import plain
 from perfmodel.formulas import memory as laws
 from perfmodel.ops import less, maximum, minimum, where
 from perfmodel.predict.activations import activation_bytes_of_layer, weight_operand_bytes_of_layer
@@ -131,7 +132,7 @@ def memory_of_stage(
     activations = _sum([*kept, predicts * logits])
     gathered = weights.gathered_bytes if d.zero_stage >= 3 else 0.0
     buffers = _HIDDEN_BYTES * share.tokens * model.d_model if share.sequence_parallel else 0.0
-    workspace = float(software.workspace_bytes) + gathered + buffers + weights.largest_gradient_bytes
+    workspace = plain(software.workspace_bytes) + gathered + buffers + weights.largest_gradient_bytes
     return Memory(state.weights, state.gradients, state.optimizer, activations, workspace)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from perfmodel.dual import plain
 from perfmodel.formulas.overlap import exposed_time
 from perfmodel.predict.activations import activation_bytes_of_layer
 from perfmodel.predict.cost import Cost, Node, Number
@@ -32,10 +33,10 @@ def offload_node(
     one_way = d.offload_share * kept * layers / _host_byte_per_s(cluster)
     visible: Number = 0.0
     for window in (windows.forward, windows.backward):
-        visible = visible + exposed_time(window * n_microbatches, one_way, float(software.exposed_share))
+        visible = visible + exposed_time(window * n_microbatches, one_way, plain(software.exposed_share))
     both = one_way * 2.0
     return (Node("offload", Cost(visible, 0.0 * both, both, 0.0, 0.0, both), "link"),)
 
 
 def _host_byte_per_s(cluster: Cluster) -> float:
-    return float(cluster.host.pcie_byte_per_s) if cluster.host is not None else HOST_LINK_BYTE_PER_S
+    return plain(cluster.host.pcie_byte_per_s) if cluster.host is not None else HOST_LINK_BYTE_PER_S

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from perfmodel.dual import plain
 from perfmodel.formulas.row_kernels import block_steps, resident_blocks, row_kernel_time, uncached_bytes
 from perfmodel.ops import maximum, minimum
 from perfmodel.predict.cost import Cost, Number
@@ -30,8 +31,8 @@ class RowKernels:
         self, accelerator: Accelerator, efficiency: Efficiency, library: str = "vllm", vector_elements: float = 1.0
     ) -> None:
         self.efficiency, self.library, self.vector_elements = efficiency, library, vector_elements
-        self.byte_per_s = float(accelerator.hbm_byte_per_s)
-        self.cache_bytes = float(accelerator.l2_bytes)
+        self.byte_per_s = plain(accelerator.hbm_byte_per_s)
+        self.cache_bytes = plain(accelerator.l2_bytes)
         self.n_cores = float(accelerator.n_cores)
 
     def norm(self, tokens: Number, d_model: Number, bytes_per_element: float = 2.0) -> Cost:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+from perfmodel.dual import plain
 from perfmodel.formulas import collective_algorithms as algorithms
 from perfmodel.formulas import collectives as laws
 from perfmodel.formulas import routing
@@ -79,7 +80,7 @@ class ScaleOut:
         crossings: list[Crossing],
     ) -> dict[str, Number]:
         """Seconds by algorithm."""
-        launch_s = float(self._efficiency.network.launch_s)
+        launch_s = plain(self._efficiency.network.launch_s)
         times: dict[str, Number] = {}
         if operation == "all_to_all":
             step_s = _mean_step(crossings)
@@ -121,7 +122,7 @@ class ScaleOut:
     def crossings(self, ranks: Number, stride: Number) -> list[Crossing]:
         """The tiers outside the innermost domain, as a group meets them."""
         found = []
-        slowest = float(self._efficiency.network.latency_s)
+        slowest = plain(self._efficiency.network.latency_s)
         for inner, tier in zip(self._tiers, self._tiers[1:], strict=False):
             members = minimum(maximum(inner.accelerators / stride, 1.0), ranks)
             crosses = less(inner.accelerators, ranks * stride)
@@ -204,7 +205,7 @@ def carrying_tiers(cluster: Cluster) -> list[CarryingTier]:
     below = min(cluster.accelerators_per_node, cluster.accelerators)
     for tier in cluster.tiers:
         domain = tier.domain_accelerators or cluster.accelerators
-        tiers.append(CarryingTier(float(domain), _congested(tier, float(below)), float(tier.latency_s)))
+        tiers.append(CarryingTier(float(domain), _congested(tier, float(below)), plain(tier.latency_s)))
         below = min(domain, cluster.accelerators)
     return tiers
 
@@ -222,7 +223,7 @@ def _congested(tier: Tier, flows: float) -> float:
     fullest = routing.sprayed_max_flows(flows, links)
     if tier.routing == "single-path":
         fullest = maximum(fullest, routing.single_path_max_flows(flows, maximum(links, 1.0)))
-    return float(routing.congested_link_byte_per_s(float(tier.link_byte_per_s), fullest))
+    return routing.congested_link_byte_per_s(plain(tier.link_byte_per_s), fullest)
 
 
 def _waits(crossings: list[Crossing]) -> Number:

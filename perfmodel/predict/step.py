@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from perfmodel.dual import plain
 from perfmodel.formulas.elementwise import vocabulary_loss_bytes
 from perfmodel.formulas.overlap import straggler_slowdown
 from perfmodel.formulas.pipeline import p2p_message_bytes
@@ -96,19 +97,24 @@ class StepModel:
         self.trainable = trainable_of(trainable, model)
         self.kernels = Kernels(cluster.accelerator, efficiency, dtype, steady=steady, casts_apart=True)
         self.links = Links(cluster, efficiency)
-        self.relative_spread = float(efficiency.relative_spread)
+        self.relative_spread = plain(efficiency.relative_spread)
 
     def with_(
-        self, *, cluster: Cluster | None = None, software: Software | None = None, steady: bool = True
+        self,
+        *,
+        cluster: Cluster | None = None,
+        efficiency: Efficiency | None = None,
+        software: Software | None = None,
+        steady: bool = True,
     ) -> StepModel:
-        """The same model on more of the same parts, with other software, or at burst clocks (not `steady`).
+        """The same model on more of the same parts, with other constants or software, or at burst clocks.
 
-        Burst clocks are for a layer that is timed alone.
+        Burst clocks (not `steady`) are for a layer that is timed alone.
         """
         return StepModel(
             self.model,
             cluster or self.cluster,
-            self.efficiency,
+            efficiency or self.efficiency,
             software or self.software,
             dtype=self.dtype,
             optimizer=self.optimizer,
@@ -147,12 +153,13 @@ class StepModel:
             load = self.load(share, d.pp, d.recompute_modules)
             load = load if detail else load.lean()
         block, ends, repeated = load.layer, load.ends, load.repeated.get(d.recompute, {})
+        again, part = total(repeated.values()), repeated_share(d, stages.full)
         if d.recompute_layers is not None:
-            part = repeated_share(d, stages.full)
             repeated = {name: cost * part for name, cost in repeated.items()}
         one = Turn.of(block, repeated)
         if self.software.places_layers_freely and d.stage_layers is None:
             stages = relieve_head(stages, self.model.n_layers, d.pp, d.vpp, ends[0].seconds / one.all.seconds)
+            part = repeated_share(d, stages.full)
         if d.schedule in FOLDED:
             stages = fold(stages, d.weight_copies)
         stages = stages if detail else stages.compact()
@@ -161,14 +168,14 @@ class StepModel:
         device, exchanges = self._layer_terms(block, repeated, layers, detail=detail)
         compute = Node.of("layers", *device)
         edge = self._edge_node(ends, n_microbatches, d, head_binds)
-        host = Host(self.model, self.software, self.kernels, share, repeated_share(d, stages.full))
-        late = host.layer_wait_s(one) * layers + host.ends_wait_s(ends) * n_microbatches
+        host = Host(self.model, self.software, self.kernels, share, part)
+        late = host.layer_wait_s(one, again.seconds) * layers + host.ends_wait_s(ends) * n_microbatches
         pipeline = Pipeline(
             d,
             n_microbatches,
             one.all * stages.average + (ends[0] + ends[1]) * (1.0 / d.pp),
             self._message(d, share, host.message_s),
-            float(self.software.exposed_share) if self.software.overlap_pipeline else None,
+            plain(self.software.exposed_share) if self.software.overlap_pipeline else None,
         )
         if d.schedule in SPLIT_BACKWARD:
             kept = kept_share(self.model, self.software, d, share, self.dtype, stages.full)
@@ -208,7 +215,7 @@ class StepModel:
         model, kernels, library = self.model, self.kernels, self.software.elementwise_library
         tokens = share.tokens
         columns = model.vocab_padded / share.tp
-        loss = vocabulary_loss_bytes(tokens, columns, float(self.software.loss_bytes_per_logit))
+        loss = vocabulary_loss_bytes(tokens, columns, plain(self.software.loss_bytes_per_logit))
         exchange = hidden_exchange(self.links, kernels.activation_bytes * tokens * model.d_model, share)
         trains = self.trainable.trains_all
         head = (

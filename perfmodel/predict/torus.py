@@ -9,6 +9,7 @@ from math import prod
 
 import numpy as np
 
+from perfmodel.dual import plain
 from perfmodel.formulas import collective_algorithms as laws
 from perfmodel.formulas.collectives import ring_all_gather_time, ring_all_reduce_time, send_recv_time
 from perfmodel.ops import ceil_div, less, maximum, minimum, where
@@ -71,8 +72,8 @@ class Torus:
         self.shape = slice_shape(whole, min(accelerators, tier.domain_accelerators or prod(whole)), tier.torus_cube)
         cubes = tier.torus_cube is not None and all(axis % tier.torus_cube == 0 for axis in self.shape)
         self._closes = [float(cubes or axis == full) for axis, full in zip(self.shape, whole, strict=True)]
-        self.link_byte_per_s = float(tier.link_byte_per_s) / (2 * len(whole))
-        self.latency_s = float(tier.latency_s)
+        self.link_byte_per_s = plain(tier.link_byte_per_s) / (2 * len(whole))
+        self.latency_s = plain(tier.latency_s)
 
     def times(
         self,

@@ -31,6 +31,7 @@ from perfmodel.specs.software import Software, default_training_software, load_s
 __all__ = [
     "TRAINING_PRECISIONS",
     "TrainingTask",
+    "as_laid_out",
     "degrees_of",
     "describe",
     "estimate_memory",
@@ -186,11 +187,11 @@ def estimate_training(
     )
     chosen = make_layout(layout)
     check_layout(chosen, task.model, task.cluster, task.global_batch, task.seq_len)
-    steps = _as_laid_out(task.steps, chosen)
+    steps = as_laid_out(task.steps, chosen)
     return describe(task, chosen, steps.price(degrees_of(chosen, task.model.n_layers), task.global_batch, task.seq_len))
 
 
-def _as_laid_out(steps: StepModel, layout: ParallelLayout) -> StepModel:
+def as_laid_out(steps: StepModel, layout: ParallelLayout) -> StepModel:
     """The step model with the switches that a layout sets instead of the software generation."""
     changes: dict[str, Any] = {}
     if layout.overlap is not None:

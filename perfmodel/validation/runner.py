@@ -200,7 +200,9 @@ def _summary(scores: Mapping[str, SourceScore], priced: Mapping[str, _Priced]) -
         for id, figures in trivial.items()
     )
     intervals = [one.interval for one in valid.values() if one.interval]
-    widths = [width for one in valid.values() for width in _half_widths(one.rows)]
+    # The rows of one study are wide or narrow together: a study counts once.
+    studies = [one for id, one in valid.items() if not priced[id].source.same_study_as]
+    widths = [width for one in studies for width in _half_widths(one.rows)]
     groups = [group for id in valid for group in _groups(priced[id])]
     return Summary(
         compared=sum(bool(figures) for figures in trivial.values()),

@@ -25,7 +25,7 @@ WINDOWS_S = np.logspace(-3.0, 4.5, 26)
 _LOG_WINDOWS = np.log(WINDOWS_S)
 _CURVE = 25
 _LEAST_BATCH = 0.01
-_REFINEMENTS = 7
+_REFINEMENTS = 9
 _ADDED_BATCHES = 9
 
 
@@ -202,8 +202,10 @@ def solve_batch(engine: Engine, rate: Array, demand: Demand, limit: float) -> tu
     known = np.maximum.accumulate(rates(curve))
     wanted = np.minimum(np.atleast_1d(np.asarray(rate, dtype=float)), known[-1])
     above = np.clip(np.searchsorted(known, wanted), 1, _CURVE - 1)
-    low, high = curve[above - 1], curve[above]
-    low_rate, high_rate = known[above - 1], known[above]
+    # A point more on either side: of many batches what prompts add is taken between a few, of one it is exact.
+    below, above = np.maximum(above - 2, 0), np.minimum(above + 1, _CURVE - 1)
+    low, high = curve[below], curve[above]
+    low_rate, high_rate = known[below], known[above]
     for at in range(_REFINEMENTS):
         # The straight line, and every other time the middle: steps jump where a tile fills.
         share = 0.5 if at % 2 else (wanted - low_rate) / np.maximum(high_rate - low_rate, 1e-300)

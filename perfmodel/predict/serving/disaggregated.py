@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from perfmodel._version import __version__
 from perfmodel.errors import OutOfRangeError, PlanError, unknown_name
 from perfmodel.formulas.collectives import send_recv_time
@@ -19,7 +21,7 @@ from perfmodel.formulas.disaggregation import (
     md1_ttft,
     transfer_link_byte_per_s,
 )
-from perfmodel.predict.cost import Node
+from perfmodel.predict.cost import Node, Number
 from perfmodel.predict.records import Record, Term, term_of
 from perfmodel.predict.serving.roles import Pool, make_pool
 from perfmodel.specs.architecture import Architecture
@@ -40,7 +42,7 @@ __all__ = [
 TRANSFERS = ("layerwise", "serialised")
 """A layer's cache is sent while the next is computed (Splitwise), or all of it afterwards."""
 _FULL = 0.98
-_ROUNDS = 50
+_POINTS = 65
 
 
 class RoleEstimate(Record):
@@ -151,26 +153,27 @@ class Pools:
 
     # Decode
 
-    def step_s(self, sequences: float) -> float:
-        """Time per token of a replica with so many sequences."""
-        return float(self.decode.decode(sequences, self.prompt_tokens, self.output_tokens).cost.seconds)
+    def step_s(self, sequences: Number) -> Number:
+        """Time per token of a replica with so many sequences, a float or an array."""
+        return self.decode.decode(sequences, self.prompt_tokens, self.output_tokens).cost.seconds
 
-    def answer_s(self, sequences: float) -> float:
+    def answer_s(self, sequences: Number) -> Number:
         """From the first token to the last."""
         return max(1.0, self.output_tokens - 1.0) * self.step_s(sequences)
 
     def batch_at(self, rate_per_s: float, places: float) -> float:
         """Sequences of a decode replica at which as many leave as come (Little); `places` where more come."""
-        low, high = 0.0, places
-        if self.answer_s(1.0) * rate_per_s <= 1.0:
+        batches = np.geomspace(1.0, max(places, 1.0), _POINTS)
+        plain = self.decode.speculation is None and not self.decode.dual_batch
+        answers_s = self.answer_s(batches) if plain else [float(self.answer_s(float(one))) for one in batches]
+        missing = rate_per_s * np.asarray(answers_s) - batches
+        if missing[0] <= 0.0:
             return 1.0
-        for _ in range(_ROUNDS):
-            middle = 0.5 * (low + high)
-            fewer = rate_per_s * self.answer_s(max(1.0, middle)) > middle
-            low, high = (middle, high) if fewer else (low, middle)
-            if high - low < 1e-4 * high:
-                break
-        return high
+        if missing[-1] > 0.0:
+            return places
+        at = int(np.argmax(missing <= 0.0))
+        share = missing[at - 1] / (missing[at - 1] - missing[at])
+        return float(batches[at - 1] + share * (batches[at] - batches[at - 1]))
 
 
 def estimate_disaggregated(
@@ -179,8 +182,8 @@ def estimate_disaggregated(
     decode: Mapping[str, Any],
     workload: Any = None,
     *,
-    prompt_tokens: int | None = None,
-    output_tokens: int | None = None,
+    prompt_tokens: float | None = None,
+    output_tokens: float | None = None,
     arrival_rate_per_s: float | None = None,
     prefix_hit: float | None = None,
     transfer: str = "layerwise",
@@ -250,8 +253,9 @@ def _estimate(pools: Pools) -> DisaggregatedEstimate:
     most = max(1.0, places)
     x, y = float(pools.prefill.count), float(pools.decode.count)
     prefill_rate = x * prompts / full_s
-    decode_rate = y * most / pools.answer_s(most)
-    limit = float(disaggregated_requests_per_s(x, full_s / prompts, y, most, pools.answer_s(most)))
+    longest_s = float(pools.answer_s(most))
+    decode_rate = y * most / longest_s
+    limit = float(disaggregated_requests_per_s(x, full_s / prompts, y, most, longest_s))
     asked = pools.arrival_rate_per_s
     rate = limit if asked is None else min(asked, limit)
     batch = pools.batch_at(rate / y, most)

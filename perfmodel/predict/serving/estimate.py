@@ -172,7 +172,7 @@ def serving_estimate_of(task: ServingTask) -> ServingEstimate:
         kv_blocks=int(blocks),
         block_tokens=task.software.block_tokens,
         memory_bytes=memory,
-        fits=places >= 1.0 and memory.weights + memory.activations <= memory.capacity,
+        fits=_fits(task),
         accelerators_used=used,
         energy_j_per_token=_joules_per_s(task, point) / tokens_per_s,
         cost_usd_per_mtok=float(
@@ -187,6 +187,13 @@ def serving_estimate_of(task: ServingTask) -> ServingEstimate:
         notes=task.notes,
         sources=_sources(task),
     )
+
+
+def _fits(task: ServingTask) -> bool:
+    """Whether one request does, its prompt alone: an engine that has room for no more works on them in turn."""
+    length = float(task.prompt_tokens + task.output_tokens)
+    blocks = task.memory.blocks(min(float(task.software.max_batched_tokens), float(task.prompt_tokens)), 1.0)
+    return float(task.memory.concurrency(blocks, length)) >= 1.0
 
 
 def _attained(task: ServingTask, point: Point, requests_per_s: float) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from perfmodel.formulas.disaggregation import dual_batch_time, expert_exchange_t
 from perfmodel.formulas.prefix import missed_prompt_tokens
 from perfmodel.formulas.serving import mean_decode_length
 from perfmodel.formulas.sparse import expected_touched_groups
-from perfmodel.predict.cost import Cost, Node
+from perfmodel.predict.cost import Cost, Node, Number
 from perfmodel.predict.layout import ParallelLayout, make_layout
 from perfmodel.predict.serving.engine import Engine
 from perfmodel.predict.serving.load import Load
@@ -24,7 +24,7 @@ from perfmodel.predict.serving.speculation import Speculation, mtp_step, verific
 from perfmodel.predict.serving.task import check_serving_layout
 from perfmodel.specs.architecture import Architecture
 from perfmodel.specs.cluster import Cluster, load_cluster
-from perfmodel.specs.efficiency import load_efficiency
+from perfmodel.specs.efficiency import Efficiency, load_efficiency
 from perfmodel.specs.serving_software import ServingSoftware, load_serving_software
 
 __all__ = ["ROLE_KEYS", "Pool", "make_pool"]
@@ -67,10 +67,14 @@ class Pool:
         return self.layout.accelerators * self.count
 
     @cached_property
+    def efficiency(self) -> Efficiency:
+        """Kernel constants of the accelerator."""
+        return load_efficiency(self.cluster.accelerator.id, self.cluster.accelerator.relative)
+
+    @cached_property
     def engine(self) -> Engine:
         """One replica; with data-parallel attention one group of it, whose experts are spread over all ranks."""
-        efficiency = load_efficiency(self.cluster.accelerator.id, self.cluster.accelerator.relative)
-        return Engine(self.model, self.cluster, efficiency, self.software, self._group_layout, self.precisions)
+        return Engine(self.model, self.cluster, self.efficiency, self.software, self._group_layout, self.precisions)
 
     @cached_property
     def memory(self) -> ServingMemory:
@@ -113,18 +117,15 @@ class Pool:
         inner, outer = self.cluster.tiers[0], self.cluster.tiers[-1]
         domain = float(inner.domain_accelerators or self.cluster.accelerators)
         tier = inner if ranks <= domain else outer
-        efficiency = load_efficiency(self.cluster.accelerator.id, self.cluster.accelerator.relative)
-        byte_per_s = float(tier.link_byte_per_s) * efficiency.network.link_efficiency
+        byte_per_s = float(tier.link_byte_per_s) * self.efficiency.network.link_efficiency
         away = 1.0 - min(1.0, domain / ranks) if tier is outer else 1.0 - 1.0 / ranks
         nodes = math.ceil(ranks / domain)
         forwarded = tier is outer and float(load.prompts) > 0
         copies = (float(expected_touched_groups(experts, nodes)) if forwarded else experts) * away
         sent = _NARROW_BYTES if self.precisions.is_narrow else _SIXTEEN_BITS
         width, layers = float(model.d_model), sum(n for kind, n in model.layer_groups if kind.ffn == "experts")
-        one = float(
-            expert_exchange_time(
-                load.tokens / ranks, copies, sent * width, _SIXTEEN_BITS * width, byte_per_s, float(tier.latency_s)
-            )
+        one = expert_exchange_time(
+            load.tokens / ranks, copies, sent * width, _SIXTEEN_BITS * width, byte_per_s, float(tier.latency_s)
         )
         return Cost(layers * one, 0.0, layers * one, 0.0, 0.0, layers * one)
 
@@ -144,7 +145,7 @@ class Pool:
 
     # Decode
 
-    def decode(self, sequences: float, prompt_tokens: float, output_tokens: float) -> Node:
+    def decode(self, sequences: Number, prompt_tokens: float, output_tokens: float) -> Node:
         """What a token of every sequence takes; with speculation a round over the tokens that it yields."""
         length = float(mean_decode_length(prompt_tokens, output_tokens))
         if self.speculation is None:

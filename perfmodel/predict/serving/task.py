@@ -32,7 +32,7 @@ ARRIVALS = {
     "burst": Arrivals(requests_per_slot=1.0),
 }
 """Protocols of load generators for a given concurrency; the TTFT depends on them."""
-_UNUSED = {"cp": 1, "vpp": 1, "attention_dp": 1}
+_UNUSED = {"cp": 1, "vpp": 1}
 
 
 @dataclass(frozen=True)
@@ -144,8 +144,19 @@ def check_serving_layout(layout: ParallelLayout, model: Architecture, cluster: C
         raise PlanError(f"layout: tp: must divide the {model.n_heads} heads of {model.id} (got {layout.tp})")
     if layout.pp > model.n_layers:
         raise PlanError(f"layout: pp: must be at most the {model.n_layers} layers of {model.id} (got {layout.pp})")
-    if layout.ep > 1 and (model.experts is None or model.n_experts % layout.ep or layout.tp % layout.ep):
-        raise PlanError(f"layout: ep: must divide tp {layout.tp} and the experts of {model.id} (got {layout.ep})")
+    ranks = layout.tp * layout.attention_dp
+    if layout.ep > 1 and (model.experts is None or model.n_experts % layout.ep or ranks % layout.ep):
+        raise PlanError(
+            f"layout: ep: must divide tp * attention_dp = {ranks} and the experts of {model.id} (got {layout.ep})"
+        )
+    if layout.dp % layout.attention_dp:
+        raise PlanError(
+            f"layout: attention_dp: must divide dp {layout.dp}, which counts its groups (got {layout.attention_dp})"
+        )
+    if layout.attention_dp > 1 and (model.experts is None or layout.pp > 1):
+        raise PlanError(
+            f"layout: attention_dp: needs experts, which its groups share, and pp 1 (got {layout.attention_dp})"
+        )
 
 
 def _tokens(name: str, value: Any) -> int | TokenCounts:

@@ -1,0 +1,1 @@
+"""Serving plans: from a model, hardware, traffic and latency limits to a deployment."""
