@@ -1,1 +1,1 @@
-"""Questions about predictions: what they say in words, and which value of a quantity makes them so."""
+"""What-if: a question as a value that changes, many of them as a table, two of them side by side."""
