@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from perfmodel import _special_slopes
 from perfmodel.dual import Dual
 from perfmodel.units import DIMENSIONLESS, Measure
 
@@ -91,8 +92,13 @@ log = _elementary("log", math.log, np.log, lambda x: 1 / x, pure=True)
 log2 = _elementary("log2", math.log2, np.log2, lambda x: 1 / (x * math.log(2)), pure=True)
 
 
-def _special(name: str, of_scipy: str, of_sympy: Callable[..., Any]) -> Callable[..., Any]:
-    """A special function of pure numbers; scipy serves floats and arrays alike, so that both agree to the last bit."""
+def _special(
+    name: str, of_scipy: str, of_sympy: Callable[..., Any], *slopes: Callable[..., float]
+) -> Callable[..., Any]:
+    """A special function of pure numbers; scipy serves floats and arrays alike, so that both agree to the last bit.
+
+    `slopes` are its derivatives by each operand, as functions of floats.
+    """
 
     def operation(*operands: Any) -> Any:
         reader = _reader(*operands)
@@ -103,17 +109,31 @@ def _special(name: str, of_scipy: str, of_sympy: Callable[..., Any]) -> Callable
         function = getattr(special, of_scipy)
         if reader == _MEASURE:
             return Measure(float(function(*(Measure.wrap(x).pure(name) for x in operands))))
+        if reader == _DUAL:
+            duals = [Dual.wrap(x) for x in operands]
+            at = [x.value for x in duals]
+            parts = (slope(*at) * x.slope for slope, x in zip(slopes, duals, strict=True) if np.any(x.slope))
+            return Dual(float(function(*at)), sum(parts, 0.0))
         return float(function(*operands)) if reader == _FLOAT else function(*operands)
 
     operation.__name__ = name
     return operation
 
 
-log_gamma = _special("log_gamma", "gammaln", lambda sympy, x: sympy.loggamma(x))
-digamma = _special("digamma", "psi", lambda sympy, x: sympy.digamma(x))
-normal_cdf = _special("normal_cdf", "ndtr", lambda sympy, x: (1 + sympy.erf(x / sympy.sqrt(2))) / 2)
+log_gamma = _special("log_gamma", "gammaln", lambda sympy, x: sympy.loggamma(x), _special_slopes.digamma)
+digamma = _special("digamma", "psi", lambda sympy, x: sympy.digamma(x), _special_slopes.trigamma)
+normal_cdf = _special(
+    "normal_cdf", "ndtr", lambda sympy, x: (1 + sympy.erf(x / sympy.sqrt(2))) / 2, _special_slopes.normal_density
+)
 # `beta_cdf(a, b, x)`: the probability that a Beta(a, b) draw is at most x.
-beta_cdf = _special("beta_cdf", "betainc", lambda sympy, a, b, x: sympy.betainc_regularized(a, b, 0, x))
+beta_cdf = _special(
+    "beta_cdf",
+    "betainc",
+    lambda sympy, a, b, x: sympy.betainc_regularized(a, b, 0, x),
+    _special_slopes.beta_cdf_by_first,
+    _special_slopes.beta_cdf_by_second,
+    _special_slopes.beta_density,
+)
 
 
 def sqrt(x: Any) -> Any:

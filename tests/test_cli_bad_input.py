@@ -12,7 +12,7 @@ from cli_words import ESTIMATE, FLAGS, PLAN, SCENARIO, TOML, replaced, without
 MESSAGE = ["estimate", "collective", "--cluster", "dgx-h100", "--n-bytes", "1e6", "--ranks", "8"]
 BAD_INPUT = {
     "no such command": (["pln"], "unknown command 'pln'; nearest: 'plan'"),
-    "a command of later": (["plan", "serving"], "unknown command 'plan serving'; nearest: 'plan training'"),
+    "no such plan": (["plan", "servng"], "unknown command 'plan servng'; nearest: 'plan serving'"),
     "half a command": (["plan"], "plan: say what"),
     "misspelt option": ([*PLAN, "--modle", "x"], "unknown option '--modle'; nearest: '--model'"),
     "misspelt with =": ([*PLAN, "--seqlen=5"], "unknown option '--seqlen'; nearest: '--seq-len'"),

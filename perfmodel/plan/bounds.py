@@ -10,7 +10,7 @@ from perfmodel.formulas.cost import energy_j
 from perfmodel.ops import less, maximum, minimum, where
 from perfmodel.predict.cost import Cost, total
 from perfmodel.predict.degrees import Degrees
-from perfmodel.predict.memory import memory_of_stage
+from perfmodel.predict.memory import StageMemory
 from perfmodel.predict.schedules import SPLIT_BACKWARD
 from perfmodel.predict.stages import Stages
 from perfmodel.predict.step import Load
@@ -84,9 +84,8 @@ def _stage_bytes(task: TrainingTask, d: Degrees) -> Any:
     n_microbatches = task.global_batch / (d.dp * d.micro_batch)
     layers, alone = task.model.n_layers / d.pp, less(d.pp, 2)
     places = ((layers, 0.0, True, 1.0), (layers, 1.0, False, 0.0))
-    only, second = (
-        memory_of_stage(task.model, task.software, weights, d, share, n_microbatches, *place).total for place in places
-    )
+    memory = StageMemory(task.software, weights, d, share, n_microbatches)
+    only, second = (memory.of(*place).total for place in places)
     return where(alone, only, second)
 
 

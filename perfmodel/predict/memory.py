@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from perfmodel.dual import plain
 from perfmodel.formulas import memory as laws
@@ -18,7 +19,7 @@ from perfmodel.predict.weights import Weights
 from perfmodel.specs.architecture import Architecture
 from perfmodel.specs.software import Software
 
-__all__ = ["Memory", "kept_share", "memory_of_stage", "peak_memory"]
+__all__ = ["Memory", "StageMemory", "peak_memory"]
 
 _HIDDEN_BYTES = 2.0
 _LOGIT_BYTES = 6.0
@@ -46,25 +47,12 @@ def _sum(parts: list[Number]) -> Number:
     return sum(sorted(parts, key=lambda part: getattr(part, "size", 1)))
 
 
-def peak_memory(
-    model: Architecture,
-    software: Software,
-    weights: Weights,
-    d: Degrees,
-    share: Share,
-    stages: Stages,
-    n_microbatches: Number,
-    *,
-    detail: bool = True,
-) -> Memory:
+def peak_memory(memory: StageMemory, stages: Stages, *, detail: bool = True) -> Memory:
     """The fullest of the first stage, the second (a layer more, a micro-batch less) and the last (head and logits).
 
     Without `detail` only the total is right: all of it is called workspace.
     """
-    candidates = [
-        memory_of_stage(model, software, weights, d, share, n_microbatches, *place)
-        for place in _places(model, d, stages)
-    ]
+    candidates = [memory.of(*place) for place in _places(memory.weights.model, memory.d, stages)]
     if not detail:
         return Memory(0.0, 0.0, 0.0, 0.0, maximum(*(stage.total for stage in candidates)))
     fullest = candidates[0]
@@ -89,68 +77,83 @@ def _places(model: Architecture, d: Degrees, stages: Stages) -> list[tuple[Numbe
     ]
 
 
-def kept_share(
-    model: Architecture,
-    software: Software,
-    d: Degrees,
-    share: Share,
-    dtype: str,
-    layers: Number,
-    *,
-    first: bool = False,
-) -> Number:
-    """What waits for the gradients of a stage's weights, over all activations that its micro-batch keeps [1]."""
-    parts = stage_parts(model, layers * d.weight_copies, first)
-    one = maximum(layers, 1.0)
-    all_kept = _sum(_kept(model, software, d, share, dtype, one, parts, 1.0, repeating=False))
-    return one * weight_operand_bytes_of_layer(model, share, dtype, parts) / all_kept
+class StageMemory:
+    """Memory of the stages of one layout (arrays give arrays); what stages have in common is computed once."""
 
+    def __init__(self, software: Software, weights: Weights, d: Degrees, share: Share, n_microbatches: Number) -> None:
+        self.software, self.weights, self.d, self.share = software, weights, d, share
+        self.n_microbatches = n_microbatches
 
-def memory_of_stage(
-    model: Architecture, software: Software, weights: Weights, d: Degrees, share: Share, n_microbatches: Number,
-    layers: Number, stage: Number, embeds: bool, predicts: Number,
-) -> Memory:  # fmt: skip
-    """Memory of one stage; `embeds` says that it holds the embedding, `predicts` is 1 where it holds the head."""
-    held = layers * d.weight_copies
-    state = weights.of_stage(held, embeds, predicts)
-    waiting = 0.0
-    if d.schedule in SPLIT_BACKWARD and weights.trainable.trains_all:
-        waiting = kept_share(model, software, d, share, weights.dtype, layers, first=embeds)
-    in_flight = in_flight_microbatches(d.schedule, n_microbatches, d.pp, d.vpp, stage, waiting)
-    kept = _kept(model, software, d, share, weights.dtype, layers, stage_parts(model, held, embeds), in_flight)
-    if embeds and model.dropout:
-        kept.append(
-            laws.embedding_dropout_bytes_korthikanti2022(
-                share.seq_len / share.cp, share.micro_batch, model.d_model, in_flight, share.shards
+    def of(self, layers: Number, stage: Number, embeds: bool, predicts: Number) -> Memory:
+        """Bytes of one stage; `embeds` says that it holds the embedding, `predicts` is 1 where it holds the head."""
+        weights, d, share, model = self.weights, self.d, self.share, self.weights.model
+        state = weights.of_stage(layers * d.weight_copies, embeds, predicts)
+        waiting = 0.0
+        if d.schedule in SPLIT_BACKWARD and weights.trainable.trains_all:
+            waiting = self.waiting_share(layers, first=embeds)
+        in_flight = in_flight_microbatches(d.schedule, self.n_microbatches, d.pp, d.vpp, stage, waiting)
+        kept = self._kept(layers, in_flight, *self._layer(layers, embeds))
+        if embeds and model.dropout:
+            kept.append(
+                laws.embedding_dropout_bytes_korthikanti2022(
+                    share.seq_len / share.cp, share.micro_batch, model.d_model, in_flight, share.shards
+                )
             )
-        )
-    if d.offload_share:
-        kept = [_sum(kept) * (1.0 - d.offload_share)]
-    # The cross entropy works in 32 bits on a copy of the logits and turns it into their gradient in place.
-    logits = laws.logits_bytes(share.seq_len / share.cp, share.micro_batch, model.vocab_padded, share.tp, _LOGIT_BYTES)
-    # Logits live after the last forward pass and before the backward pass of the layers frees anything.
-    activations = _sum([*kept, predicts * logits])
-    gathered = weights.gathered_bytes if d.zero_stage >= 3 else 0.0
-    buffers = _HIDDEN_BYTES * share.tokens * model.d_model if share.sequence_parallel else 0.0
-    workspace = plain(software.workspace_bytes) + gathered + buffers + weights.largest_gradient_bytes
-    return Memory(state.weights, state.gradients, state.optimizer, activations, workspace)
+        if d.offload_share:
+            kept = [_sum(kept) * (1.0 - d.offload_share)]
+        # Logits live after the last forward pass and before the backward pass of the layers frees anything.
+        activations = _sum([*kept, predicts * self._logits])
+        return Memory(state.weights, state.gradients, state.optimizer, activations, self._workspace)
 
+    def waiting_share(self, layers: Number, *, first: bool = False) -> Number:
+        """What waits for the gradients of a stage's weights, over all activations that its micro-batch keeps [1]."""
+        one, model = maximum(layers, 1.0), self.weights.model
+        parts = stage_parts(model, layers * self.d.weight_copies, first)
+        all_kept = _sum(self._kept(one, 1.0, *self._layer(layers, first), repeating=False))
+        return one * weight_operand_bytes_of_layer(model, self.share, self.weights.dtype, parts) / all_kept
 
-def _kept(
-    model: Architecture, software: Software, d: Degrees, share: Share, dtype: str, layers: Number, parts: Parts,
-    in_flight: Number, *, repeating: bool = True,
-) -> list[Number]:  # fmt: skip
-    """Activations of all micro-batches in flight, less what recomputation frees of them.
+    def _kept(
+        self, layers: Number, in_flight: Number, whole: Number, freed: Number, *, repeating: bool = True
+    ) -> list[Number]:
+        """Activations of all micro-batches in flight, less what recomputation frees of them.
 
-    While a layer is recomputed (if `repeating`) it needs what it had freed.
-    """
-    whole = activation_bytes_of_layer(model, software, share, dtype, parts, "none")
-    every = layers * in_flight * whole
-    if d.recompute == "none":
-        return [every]
-    freed = whole - activation_bytes_of_layer(model, software, share, dtype, parts, d.recompute, d.recompute_modules)
-    repeated = layers
-    if d.recompute == "full" and d.recompute_layers is not None:
-        repeated = minimum(layers, d.recompute_layers)
-    again = [maximum(freed, 0.0) * minimum(repeated, 1.0)] if repeating else []
-    return [every, -in_flight * freed * repeated, *again]
+        While a layer is recomputed (if `repeating`) it needs what it had freed.
+        """
+        every, d = layers * in_flight * whole, self.d
+        if d.recompute == "none":
+            return [every]
+        repeated = layers
+        if d.recompute == "full" and d.recompute_layers is not None:
+            repeated = minimum(layers, d.recompute_layers)
+        again = [maximum(freed, 0.0) * minimum(repeated, 1.0)] if repeating else []
+        return [every, -in_flight * freed * repeated, *again]
+
+    def _layer(self, layers: Number, first: bool) -> tuple[Number, Number]:
+        """What the mean layer of a stage keeps of a micro-batch, and what recomputation frees of that [B]."""
+        if first and self.weights.model.first_k_dense:
+            return self._kept_and_freed(stage_parts(self.weights.model, layers * self.d.weight_copies, True))
+        return self._later_layer
+
+    @cached_property
+    def _later_layer(self) -> tuple[Number, Number]:
+        return self._kept_and_freed(stage_parts(self.weights.model, 0.0, False))
+
+    def _kept_and_freed(self, parts: Parts) -> tuple[Number, Number]:
+        d, held = self.d, (self.weights.model, self.software, self.share, self.weights.dtype, parts)
+        whole = activation_bytes_of_layer(*held, "none")
+        if d.recompute == "none":
+            return whole, 0.0
+        return whole, whole - activation_bytes_of_layer(*held, d.recompute, d.recompute_modules)
+
+    @cached_property
+    def _logits(self) -> Number:
+        # The cross entropy works in 32 bits on a copy of the logits and turns it into their gradient in place.
+        share, vocab = self.share, self.weights.model.vocab_padded
+        return laws.logits_bytes(share.seq_len / share.cp, share.micro_batch, vocab, share.tp, _LOGIT_BYTES)
+
+    @cached_property
+    def _workspace(self) -> Number:
+        weights, share = self.weights, self.share
+        gathered = weights.gathered_bytes if self.d.zero_stage >= 3 else 0.0
+        buffers = _HIDDEN_BYTES * share.tokens * weights.model.d_model if share.sequence_parallel else 0.0
+        return plain(self.software.workspace_bytes) + gathered + buffers + weights.largest_gradient_bytes

@@ -19,7 +19,7 @@ from perfmodel.predict.kernels import Kernels
 from perfmodel.predict.kinds import bottleneck_parts
 from perfmodel.predict.layer import Layer, Turn, added, layer, matmul_gradients, summed
 from perfmodel.predict.levels import lean_at_levels
-from perfmodel.predict.memory import Memory, kept_share, peak_memory
+from perfmodel.predict.memory import Memory, StageMemory, peak_memory
 from perfmodel.predict.offload import offload_node
 from perfmodel.predict.pipeline import Pipeline, passes_of
 from perfmodel.predict.recompute import recompute_flops, repeated_costs, repeated_share
@@ -177,9 +177,10 @@ class StepModel:
             self._message(d, share, host.message_s),
             plain(self.software.exposed_share) if self.software.overlap_pipeline else None,
         )
+        stage_memory = StageMemory(self.software, weights, d, share, n_microbatches)
         if d.schedule in SPLIT_BACKWARD:
-            kept = kept_share(self.model, self.software, d, share, self.dtype, stages.full)
-            bubble, transfer = pipeline.split_terms(passes_of(one, block, stages, ends, d.pp), kept)
+            waiting = stage_memory.waiting_share(stages.full)
+            bubble, transfer = pipeline.split_terms(passes_of(one, block, stages, ends, d.pp), waiting)
         else:
             bubble, transfer = pipeline.terms()
         slow = straggler_slowdown(d.accelerators, self.relative_spread)
@@ -187,7 +188,7 @@ class StepModel:
         data = DataParallel(weights, d, self.links, self.kernels, self.software)
         windows = Windows(one, stages.full)
         messages = data.messages(stages.full) if detail else lean_at_levels(data.messages, stages.full)
-        memory = peak_memory(self.model, self.software, weights, d, share, stages, n_microbatches, detail=detail)
+        memory = peak_memory(stage_memory, stages, detail=detail)
         terms = (
             compute,
             *exchanges,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from perfmodel.errors import PlanError, unknown_name
 from perfmodel.formulas import memory as laws
@@ -93,9 +94,10 @@ class Weights:
     def params(self, layers: Number, embeds: bool, predicts: Number) -> ParamsPerRank:
         """Parameters of so many layers, with the embedding, and with the head where `predicts` is 1."""
         d, model = self.degrees, self.model
+        parts = stage_parts(model, layers, embeds)
         dense, experts = (
-            layers * sum(part * self._of_kind[kind][which] for kind, part in stage_parts(model, layers, embeds))
-            for which in (0, 1)
+            layers * sum(part * self._of_kind[kind][which] for kind, part in parts) if present else 0.0
+            for which, present in enumerate((True, model.experts is not None))
         )
         ends: Number = float(model.embedding_params) if embeds else 0.0
         # A tied head on another stage than the embedding is a copy of it.
@@ -103,9 +105,9 @@ class Weights:
         if d.schedule in FOLDED:
             copy = float(model.head_params)
         ends = ends + predicts * copy
-        return ParamsPerRank((dense + ends) / d.tp, experts / (d.ep * d.etp))
+        return ParamsPerRank((dense + ends) / d.tp, experts / (d.ep * d.etp) if model.experts else 0.0)
 
-    @property
+    @cached_property
     def largest_gradient_bytes(self) -> Number:
         """The gradient of the largest weight on a rank before it is added to the others' [B]."""
         shards = [
@@ -122,7 +124,8 @@ class Weights:
         dense_shards = d.shards * d.weight_copies
         expert_shards = dense_shards * d.tp / (d.ep * d.etp)
         whole = [State(0.0, 0.0, 0.0)]
-        for n_params, shards in ((params.dense, dense_shards), (params.experts, expert_shards)):
+        pieces = [(params.dense, dense_shards), (params.experts, expert_shards)]
+        for n_params, shards in pieces if self.model.experts else pieces[:1]:
             cut = [shards if d.zero_stage >= stage else 1.0 for stage in (3, 2, 1)]
             learns = n_params * self.trainable.share
             whole.append(
