@@ -154,14 +154,14 @@ def crossovers(
 def _turns(law: Formula, node: Any, quantity: str, point: Mapping[str, float], grid: Any) -> list[Crossover]:
     pick = np.argmax if node.func.__name__ == "Max" else np.argmin
     with np.errstate(all="ignore"):
-        sides = [np.broadcast_to(tree_value(part, point | {quantity: grid}), grid.shape) for part in node.args]
+        sides = [np.broadcast_to(tree_value(part, {**point, quantity: grid}), grid.shape) for part in node.args]
     taken = pick(np.array(sides), axis=0)
     turns = []
     for at in np.flatnonzero(taken[1:] != taken[:-1]):
         first, second = node.args[taken[at]], node.args[taken[at + 1]]
 
         def difference(x: Any, first: Any = first, second: Any = second) -> Any:
-            return tree_value(first, point | {quantity: x}) - tree_value(second, point | {quantity: x})
+            return tree_value(first, {**point, quantity: x}) - tree_value(second, {**point, quantity: x})
 
         for x in _roots(difference, grid[at : at + 2]):
             result = float(_numbers(law, point, quantity, x))

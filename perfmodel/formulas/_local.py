@@ -47,8 +47,8 @@ class Elasticity:
 class Asymptote:
     """What a formula becomes as one quantity goes to zero or infinity: `coefficient * quantity ** power`.
 
-    `power` is None where it
-    is not a number yet. `ratio` is formula over asymptote at a far point of the numbers given (None without numbers, or where both vanish).
+    `power` is None where it is not a number yet. `ratio` is formula over asymptote at a `far` point of the numbers
+    given, None without numbers or where both vanish.
     """
 
     id: str
@@ -277,7 +277,6 @@ def _dominant(powers: list[Any], direction: int, x: Any, name: str) -> Any:
 
 
 def _leading_extreme(node: Any, x: Any, direction: int, name: str) -> tuple[Any, Any]:
-
     pairs = [_leading(part, x, direction, name) for part in node.args]
     sign = 1 if node.func.__name__ == "Max" else -1
     scored = []

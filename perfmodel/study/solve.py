@@ -9,36 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from perfmodel._version import __version__
-from perfmodel.errors import OutOfRangeError, PerfModelError, PlanError, unknown_name
-from perfmodel.predict.layout import ParallelLayout
-from perfmodel.predict.matmul import matmul_format
+from perfmodel.errors import OutOfRangeError, PlanError, unknown_name
 from perfmodel.predict.records import Record
-from perfmodel.predict.serving.estimate import estimate_serving
-from perfmodel.predict.training import estimate_training
-from perfmodel.specs.cluster import Cluster, load_cluster
-from perfmodel.specs.huggingface import load_model, model_reference
-from perfmodel.specs.quantity import Quantity
 from perfmodel.specs.registry import data_version
+from perfmodel.study.quantities import Question, question_of, resolved, unit_of, written
 from perfmodel.study.words import bound_seconds, term_words
 
-__all__ = ["COUNTS", "HARDWARE", "Solution", "solve"]
+__all__ = ["Solution", "solve"]
 
-HARDWARE = ("peak_flop_per_s", "hbm_byte_per_s", "hbm_bytes", "link_byte_per_s", "latency_s", "usd_per_hour")
-COUNTS = ("concurrency", "global_batch", "seq_len", "prompt_tokens", "output_tokens")
-_NUMBERS = ("arrival_rate_per_s", "burstiness", "prefix_hit", "tokens")
-_UNITS = {
-    "peak_flop_per_s": "flop/s",
-    "hbm_byte_per_s": "B/s",
-    "hbm_bytes": "B",
-    "link_byte_per_s": "B/s",
-    "latency_s": "s",
-    "usd_per_hour": "USD",
-    "arrival_rate_per_s": "1/s",
-}
 _FIGURES = (
     "step_time_s", "ttft_s", "tpot_s", "output_tokens_per_s", "tokens_per_s", "mfu", "memory_bytes.total",
     "memory_bytes.capacity", "cost_usd_per_step", "cost_usd_per_mtok", "energy_j_per_token",
@@ -70,29 +52,6 @@ class Solution(Record):
     notes: tuple[str, ...] = ()
 
 
-@dataclass
-class _Question:
-    """A scenario whose quantity can be set: `estimate(x)` is its document there, None where it cannot run."""
-
-    quantity: str
-    whole: bool
-    now: float | None
-    set: Callable[[float], dict[str, Any]]
-    evaluations: int = 0
-    refused: str = ""
-
-    def estimate(self, x: float) -> Document | None:
-        self.evaluations += 1
-        asked = self.set(x)
-        price = estimate_training if "global_batch" in asked else estimate_serving
-        try:
-            document: Document = price(**asked).to_dict()
-        except PerfModelError as error:
-            self.refused = self.refused or str(error)
-            return None
-        return document
-
-
 def solve(
     scenario: Mapping[str, Any],
     *,
@@ -103,13 +62,13 @@ def solve(
     """The value of `quantity` at which the estimate of `scenario` just meets `target`.
 
     `scenario` holds the keywords of `estimate_training` or `estimate_serving`, `cluster` also an id with
-    `accelerators`. `quantity` is one of `HARDWARE` (a tier's, or a precision's, by name: "infiniband link_byte_per_s",
-    "peak_flop_per_s.fp8"; alone: the innermost tier, the precision of the products), of `COUNTS`, or a number of the
-    load. `target` is "fits", {"bound_by": "compute"}, {"decode_step.bound_by": "compute"} or a figure of the document:
+    `accelerators`. `quantity` is one of `quantities.HARDWARE` (a tier's, or a precision's, by name:
+    "infiniband link_byte_per_s", "peak_flop_per_s.fp8"; alone: the innermost tier, the precision of the products), of
+    `quantities.COUNTS`, or a number of the load. `target` is "fits", {"bound_by": "compute"}, {"decode_step.bound_by": "compute"} or a figure of the document:
     {"step_time_s": 5.0}, {"memory_bytes.total": 60e9}. Raises `SpecError` and `PlanError` for a wrong argument;
     returns `feasible=False` with the reason where the bracket holds no root.
     """
-    question, label = _question(scenario, quantity)
+    question, label = question_of(resolved(scenario), quantity)
     key, wanted = _target(target)
     low, high = _bracket(question, bracket)
     first = None if question.now is None else question.estimate(question.now)
@@ -122,7 +81,7 @@ def solve(
         perfmodel_version=__version__,
         data_version=data_version(),
         request={
-            "scenario": _written(scenario),
+            "scenario": written(scenario),
             "quantity": label,
             "target": {key: wanted},
             "target_text": key if key == "fits" else f"{key} = {wanted}",
@@ -130,7 +89,7 @@ def solve(
         },
         feasible=nearest is not None,
         value=nearest,
-        unit=_UNITS.get(quantity.replace(".", " ").split()[-1], _UNITS.get(quantity.split(".")[0], "1")),
+        unit=unit_of(quantity),
         now=question.now,
         roots=tuple(roots),
         figures=_figures(first, there, key) if there is not None else {},
@@ -138,75 +97,6 @@ def solve(
         infeasible_because=() if roots else tuple(_reasons(question, looks, label, key, wanted, low, high)),
         notes=() if len(roots) < 2 else (f"{len(roots)} values do: {', '.join(f'{x:.6g}' for x in roots)}",),
     )
-
-
-def _question(scenario: Mapping[str, Any], quantity: str) -> tuple[_Question, str]:
-    asked = dict(scenario)
-    for key in ("model", "cluster", "layout"):
-        if key not in asked:
-            raise PlanError(f"scenario: {key}: missing; give the keywords of estimate_training or estimate_serving")
-    cluster = load_cluster(asked["cluster"], accelerators=asked.pop("accelerators", None))
-    asked |= {"model": load_model(asked["model"]), "cluster": cluster}
-    if isinstance(asked["layout"], Mapping):
-        asked["layout"] = ParallelLayout(**asked["layout"])
-    if quantity in COUNTS or quantity in _NUMBERS:
-        return _of_load(asked, quantity), quantity
-    label, now, change = _of_hardware(asked, cluster, quantity)
-    return _Question(label, False, now, lambda x: asked | {"cluster": change(x)}), label
-
-
-def _of_load(asked: dict[str, Any], quantity: str) -> _Question:
-    step = asked["layout"].dp * asked["layout"].micro_batch if quantity == "global_batch" else 1
-    given = asked.get(quantity)
-    if given is not None and (isinstance(given, bool) or not isinstance(given, (int, float))):
-        raise PlanError(f"quantity: {quantity}: must be one number in the scenario (got {type(given).__name__})")
-    whole = quantity in COUNTS
-
-    def with_value(x: float) -> dict[str, Any]:
-        return asked | {quantity: round(x / step) * step if whole else x}
-
-    return _Question(quantity, whole, None if given is None else float(given), with_value)
-
-
-def _of_hardware(
-    asked: dict[str, Any], cluster: Cluster, quantity: str
-) -> tuple[str, float, Callable[[float], Cluster]]:
-    """The full name of a quantity of the cluster, its value, and the cluster with another."""
-    chip = cluster.accelerator
-    named = {f"peak_flop_per_s.{dtype}": float(peak) for dtype, peak in chip.peak_flop_per_s.items()}
-    named |= {key: float(getattr(chip, key)) for key in ("hbm_byte_per_s", "hbm_bytes")}
-    named["usd_per_hour"] = float(cluster.accelerator_usd_per_hour)
-    for tier in cluster.tiers:
-        named |= {f"{tier.name} {key}": float(getattr(tier, key)) for key in ("link_byte_per_s", "latency_s")}
-    label = quantity
-    if quantity in ("link_byte_per_s", "latency_s"):
-        label = f"{cluster.tiers[0].name} {quantity}"
-    elif quantity == "peak_flop_per_s":
-        precision = asked.get("precision", "bf16") if "global_batch" in asked else asked.get("weights", "bf16")
-        label = f"peak_flop_per_s.{matmul_format(precision).peak}"
-    elif quantity not in named and quantity.replace(".", " ", 1) in named:
-        label = quantity.replace(".", " ", 1)
-    if label not in named:
-        raise PlanError(unknown_name("quantity", quantity, [*named, *COUNTS, *_NUMBERS], shown=30))
-    return label, named[label], lambda x: _changed(cluster, label, x)
-
-
-def _changed(cluster: Cluster, label: str, x: float) -> Cluster:
-    value, chip = Quantity(x), cluster.accelerator
-    if label == "usd_per_hour":
-        return cluster.model_copy(update={"usd_per_hour": value})
-    if label.startswith("peak_flop_per_s."):
-        peaks = chip.peak_flop_per_s | {label.split(".", 1)[1]: value}
-        return cluster.model_copy(update={"accelerator": chip.model_copy(update={"peak_flop_per_s": peaks})})
-    if label == "hbm_bytes":
-        reported = chip.reported_bytes and Quantity(chip.reported_bytes * x / chip.hbm_bytes)
-        update = {"hbm_bytes": value, "reported_bytes": reported}
-        return cluster.model_copy(update={"accelerator": chip.model_copy(update=update)})
-    if label == "hbm_byte_per_s":
-        return cluster.model_copy(update={"accelerator": chip.model_copy(update={label: value})})
-    tier_name, key = label.rsplit(" ", 1)
-    tiers = [tier.model_copy(update={key: value}) if tier.name == tier_name else tier for tier in cluster.tiers]
-    return cluster.model_copy(update={"tiers": tuple(tiers)})
 
 
 def _target(target: Mapping[str, Any] | str) -> tuple[str, Any]:
@@ -230,7 +120,7 @@ def _target(target: Mapping[str, Any] | str) -> tuple[str, Any]:
 def _measure(key: str, wanted: Any, sample: Document | None) -> Callable[[Document], float]:
     """What is zero where the target is just met, and above it where it holds (for a figure: where it is larger)."""
     if key == "fits":
-        return lambda document: document["memory_bytes"]["capacity"] - document["memory_bytes"]["total"]
+        return _memory_free
     where, _, last = key.rpartition(".")
     if last == "bound_by":
         return _bound_measure(where, wanted, sample)
@@ -238,6 +128,13 @@ def _measure(key: str, wanted: Any, sample: Document | None) -> Callable[[Docume
         names = [name for name in _all_figures(sample)]
         raise PlanError(f"target: {unknown_name('figure', key, [*names, 'fits', 'bound_by'], shown=40)}")
     return lambda document: float(_figure(document, key) or math.nan) - float(wanted)
+
+
+def _memory_free(document: Document) -> float:
+    """Bytes free, below zero where the document says that it does not fit: an engine also needs a cache to work with."""
+    memory = document["memory_bytes"]
+    free = abs(float(memory["capacity"]) - float(memory["total"])) or 1.0
+    return free if document["fits"] else -free
 
 
 def _bound_measure(where: str, wanted: str, sample: Document | None) -> Callable[[Document], float]:
@@ -267,7 +164,7 @@ def _all_figures(document: Document, above: str = "") -> Iterator[str]:
             yield f"{above}{key}"
 
 
-def _bracket(question: _Question, bracket: tuple[float, float] | None) -> tuple[float, float]:
+def _bracket(question: Question, bracket: tuple[float, float] | None) -> tuple[float, float]:
     if bracket is None:
         now = question.now or (1.0 if question.whole else 1e-3)
         low, high = now / _REACH, now * _REACH
@@ -282,7 +179,7 @@ def _bracket(question: _Question, bracket: tuple[float, float] | None) -> tuple[
     return low, high
 
 
-def _places(question: _Question, low: float, high: float) -> list[float]:
+def _places(question: Question, low: float, high: float) -> list[float]:
     places = [low * (high / low) ** (at / (_LOOKS - 1)) for at in range(_LOOKS)]
     if question.now is not None and low <= question.now <= high:
         places.append(question.now)
@@ -296,13 +193,13 @@ def _measured(measure: Callable[[Document], float], document: Document | None) -
 def _changes(looks: list[tuple[float, float]]) -> Iterator[tuple[float, float, float, float]]:
     """Neighbouring places between which the target is crossed; places that cannot run are passed over."""
     known = [(x, value) for x, value in looks if math.isfinite(value)]
-    for (low, below), (high, above) in zip(known, known[1:], strict=False):
+    for (low, below), (high, above) in pairwise(known):
         if (below < 0 <= above) or (above < 0 <= below) or (below > 0 >= above):
             yield low, below, high, above
 
 
 def _closed_in(
-    question: _Question, measure: Callable[[Document], float], low: float, below: float, high: float, above: float
+    question: Question, measure: Callable[[Document], float], low: float, below: float, high: float, above: float
 ) -> float:
     """The crossing between two places: to rounding, or the first whole number on the side where it holds."""
     if not question.whole:
@@ -311,7 +208,9 @@ def _closed_in(
         def at(x: float) -> float:
             return _measured(measure, question.estimate(x))
 
-        return low if below == 0 else high if above == 0 else float(brentq(at, low, high, rtol=1e-12, maxiter=200))
+        if 0 in (below, above):
+            return low if below == 0 else high
+        return _just_held(at, float(brentq(at, low, high, rtol=1e-12, maxiter=200)), 1.0 if above > below else -1.0)
     while high - low > 1:
         middle = float(math.floor((low + high) / 2))
         value = _measured(measure, question.estimate(middle))
@@ -320,6 +219,15 @@ def _closed_in(
         else:
             high = middle
     return high if below < 0 else low
+
+
+def _just_held(at: Callable[[float], float], root: float, rising: float) -> float:
+    """The root, or the nearest number on the side where the target holds: memory fits, a resource binds."""
+    for step in (0.0, 1e-15, 1e-14, 1e-13, 1e-12, 1e-11, 1e-10, 1e-9):
+        x = root * (1.0 + rising * step)
+        if at(x) >= 0:
+            return x
+    return root
 
 
 def _figures(now: Document | None, there: Document, key: str) -> dict[str, tuple[Any, Any]]:
@@ -341,7 +249,7 @@ def _bound(document: Document, term: str) -> str:
 
 
 def _reasons(
-    question: _Question, looks: list[tuple[float, float]], label: str, key: str, wanted: Any, low: float, high: float
+    question: Question, looks: list[tuple[float, float]], label: str, key: str, wanted: Any, low: float, high: float
 ) -> Iterator[str]:
     known = [(x, value) for x, value in looks if math.isfinite(value)]
     span = f"{label} from {low:.4g} to {high:.4g}"
@@ -350,22 +258,15 @@ def _reasons(
         return
     values = [value for _, value in known]
     if key == "fits":
-        side = "it fits everywhere, with" if values[0] >= 0 else "it fits nowhere, at best with"
-        yield f"{span}: {side} {max(values) if values[0] < 0 else min(values):.4g} B free"
+        everywhere = values[0] >= 0
+        side, word = ("everywhere, with", "free") if everywhere else ("nowhere, at best with", "too little")
+        yield f"{span}: it fits {side} {min(map(abs, values)):.4g} B {word}"
     elif key.endswith("bound_by"):
-        always = all(value >= 0 for value in values)
-        yield f"{span}: {'always' if always else 'never'} bound by {wanted}; its lead over the next is {min(values):+.3f} to {max(values):+.3f} of the time"
+        often = "always" if all(value >= 0 for value in values) else "never"
+        lead = f"its lead over the next is {min(values):+.3f} to {max(values):+.3f} of the time"
+        yield f"{span}: {often} bound by {wanted}; {lead}"
     else:
-        yield f"{span}: {key} runs from {min(values) + wanted:.6g} to {max(values) + wanted:.6g}, {wanted:g} is not reached"
+        reach = f"{min(values) + wanted:.6g} to {max(values) + wanted:.6g}"
+        yield f"{span}: {key} runs from {reach}, {wanted:g} is not reached"
     if len(known) < len(looks):
         yield f"{len(looks) - len(known)} of {len(looks)} places cannot run: {question.refused}"
-
-
-def _written(scenario: Mapping[str, Any]) -> dict[str, Any]:
-    """The scenario as JSON: ids where they were given, records in full."""
-    written: dict[str, Any] = {}
-    for key, value in scenario.items():
-        if key == "model" and not isinstance(value, (str, Mapping)):
-            value = model_reference(value)
-        written[key] = value.model_dump(mode="json") if hasattr(value, "model_dump") else value
-    return written

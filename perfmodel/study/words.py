@@ -181,7 +181,8 @@ def _how_sure(inner: Entry) -> Iterator[str]:
         ends = inner.get(f"{key}_interval_s")
         if ends:
             level = 100 * inner.get("interval_level", 0.8)
-            yield f"{key}_s: {ends[0]:.4g} to {ends[1]:.4g} s holds {level:.0f} % of measurements like those of validation"
+            span = f"{key}_s: {ends[0]:.4g} to {ends[1]:.4g} s"
+            yield f"{span} holds {level:.0f} % of measurements like those of validation"
     for one in inner.get("warnings", ()):
         yield f"outside what is known: {one['formula']}: {one['quantity']} is {one['value']}; known: {one['valid']}"
     yield from inner.get("notes", ())
