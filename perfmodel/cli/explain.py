@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 import sys
 from argparse import Namespace
 from dataclasses import asdict
@@ -11,17 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perfmodel.cli.catalogue import formula_entry
+from perfmodel.cli.numbers import bracket_in, number_in
 from perfmodel.cli.output import emit
 from perfmodel.errors import PlanError, unknown_name
 
 if TYPE_CHECKING:
     from perfmodel.formulas import Formula
 
-__all__ = ["bracket_in", "explain", "number_in"]
-
-_PREFIXES = {"": 1.0, "n": 1e-9, "u": 1e-6, "µ": 1e-6, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
-_BINARY = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
-_VALUE = re.compile(r"(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(?P<unit>.*)")
+__all__ = ["explain"]
 
 
 def explain(args: Namespace) -> int:
@@ -31,6 +26,8 @@ def explain(args: Namespace) -> int:
     if _is_document(args.id):
         return _explain_document(args)
     law = get_formula(args.id)
+    if args.term:
+        raise PlanError("--term: goes with a result document, not with a formula")
     entry = formula_entry(law)
     if args.latex:
         sys.stdout.write(f"{entry['latex']}\n")
@@ -56,20 +53,69 @@ def _is_document(word: str) -> bool:
 
 
 def _explain_document(args: Namespace) -> int:
+    asked = [flag for flag in ("at", "solve", "value", "crossover", "over", "limit", "between") if getattr(args, flag)]
+    if asked or args.latex or args.file:
+        raise PlanError("explain: a document takes --term and --elasticities; other questions go with a formula")
+    if args.term and args.elasticities:
+        raise PlanError("explain: --term or --elasticities: give one of them")
+    if args.term:
+        return _explain_term(args)
+    if args.elasticities:
+        return _explain_slopes(args)
     from perfmodel.cli.scenario import read_table
     from perfmodel.study.words import explain_document
 
-    asked = [flag for flag in ("at", "solve", "value", "crossover", "over", "limit", "between") if getattr(args, flag)]
-    if asked or args.latex or args.elasticities:
-        raise PlanError("explain: a document takes no questions; --at, --solve, --limit and the like go with a formula")
-    words = explain_document(read_table(args.id))
+    words = explain_document(read_table(args.id)).to_dict()
 
     def page(console: Any) -> None:
         from perfmodel.cli.render_explain import document_page
 
-        document_page(console, words.to_dict())
+        document_page(console, words)
 
-    emit(words.to_dict(), page, as_json=args.json, file=None)
+    emit(words, page, as_json=args.json, file=None)
+    return 0
+
+
+def _keywords(file: str) -> dict[str, Any]:
+    """The estimate that a scenario or a result stands for."""
+    from perfmodel.cli.solve import estimate_keywords
+
+    return estimate_keywords(Namespace(file=file), "explain")
+
+
+def _explain_term(args: Namespace) -> int:
+    from perfmodel.study.calls import calls_of_term
+
+    calls = [_call_entry(call) for call in calls_of_term(_keywords(args.id), args.term)]
+
+    def page(console: Any) -> None:
+        from perfmodel.cli.render_explain import calls_page
+
+        calls_page(console, f"What stands behind {args.term}", calls)
+
+    emit({"term": args.term, "calls": calls}, page, as_json=args.json, file=None)
+    return 0
+
+
+def _call_entry(call: Any) -> dict[str, Any]:
+    kept = ("formula", "at", "value", "unit", "times", "asked_by")
+    return {key: getattr(call, key) for key in kept} | call.filled()
+
+
+def _explain_slopes(args: Namespace) -> int:
+    import perfmodel as pm
+    from perfmodel.study.slopes import serving_elasticities
+
+    scenario = _keywords(args.id)
+    found = pm.elasticities(scenario) if "global_batch" in scenario else serving_elasticities(scenario)
+    document = found.to_dict()
+
+    def page(console: Any) -> None:
+        from perfmodel.cli.render_explain import slopes_page
+
+        slopes_page(console, document)
+
+    emit(document, page, as_json=args.json, file=None)
     return 0
 
 
@@ -105,6 +151,10 @@ def _answers(law: Formula, args: Namespace) -> dict[str, Any]:
     if args.limit:
         quantity, _, towards = args.limit.partition("=")
         found["limit"] = asdict(formulas.asymptote(law.name, quantity, towards, at))
+    if args.file:
+        from perfmodel.study.calls import calls_of_formula
+
+        found["calls"] = [_call_entry(call) for call in calls_of_formula(_keywords(args.file), law.name)]
     asked_elsewhere = args.solve or args.over is not None or args.limit
     if args.elasticities or (at and not asked_elsewhere):
         found["substituted"] = asdict(formulas.substitute(law.name, at))
@@ -120,44 +170,3 @@ def _pair(law: Formula, other: Formula, text: str) -> tuple[str, float]:
     if name not in symbols:
         raise PlanError(f"--at: {unknown_name('quantity', name, symbols, shown=30)}")
     return name, number_in(value, symbols[name].unit, f"--at {name}")
-
-
-def bracket_in(text: str | None) -> tuple[float, float] | None:
-    """LOW,HIGH of `--between` in base units; raises `PlanError`."""
-    if text is None:
-        return None
-    ends = text.split(",")
-    if len(ends) != 2:
-        raise PlanError(f"--between: must be LOW,HIGH (got {text!r})")
-    return number_in(ends[0], "1", "--between"), number_in(ends[1], "1", "--between")
-
-
-def number_in(text: str, unit: str, label: str) -> float:
-    """A number in base units, with or without its unit and a prefix; raises `PlanError` that begins with `label`.
-
-    >>> number_in("450GB/s", "B/s", "--at"), number_in("3us", "s", "--at"), number_in("989e12", "flop/s", "--at")
-    (450000000000.0, 3e-06, 989000000000000.0)
-    """
-    match = _VALUE.fullmatch(text.strip())
-    scale = None if match is None else _scale(match["unit"].strip(), unit)
-    if match is None or scale is None:
-        raise PlanError(f"{label}: must be a number in [{unit}], as {_example(unit)} (got {text!r})")
-    value = float(match["number"]) * scale
-    if not math.isfinite(value):
-        raise PlanError(f"{label}: must be finite (got {text!r})")
-    return value
-
-
-def _scale(written: str, unit: str) -> float | None:
-    written = re.sub(r"(?i)flop", "flop", written)
-    if not written:
-        return 1.0
-    for prefixes in (_PREFIXES, _BINARY if unit.startswith("B") else {}):
-        for prefix, scale in prefixes.items():
-            if written == prefix + unit or (unit == "1" and written == prefix and scale >= 1e3):
-                return scale
-    return None
-
-
-def _example(unit: str) -> str:
-    return "4096 or 8k" if unit == "1" else f"2.5e9 or 2.5G{unit}"

@@ -348,8 +348,8 @@ def _tool(parser: argparse.ArgumentParser, flag: str, dest: str, names: tuple[st
 
 def _explain(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run="perfmodel.cli.explain:explain")
-    what = "its name, see perfmodel list formulas; or a result document (JSON), - is standard input"
-    action: Any = parser.add_argument("id", metavar="FORMULA", help=what)
+    what = "its name, see perfmodel list formulas; or a result (JSON) or scenario (TOML), - is standard input"
+    action: Any = parser.add_argument("id", metavar="FORMULA|FILE", help=what)
     action.completer = _formula_names
     asked = parser.add_argument_group("questions to a formula")
     asked.add_argument(
@@ -359,13 +359,15 @@ def _explain(parser: argparse.ArgumentParser) -> None:
         action="extend",
         help="numbers, plain in base units or with the unit: n_bytes=64MB link_byte_per_s=450GB/s",
     )
-    asked.add_argument("--elasticities", action="store_true", help="d ln value / d ln quantity at these numbers")
+    asked.add_argument("-f", "--file", metavar="FILE", help="the numbers that this result or scenario puts into it")
+    asked.add_argument("--elasticities", action="store_true", help="d ln value / d ln quantity; also of a whole result")
     asked.add_argument("--solve", metavar="NAME", help="which value of this quantity gives the result of --for")
     asked.add_argument("--for", dest="value", metavar="VALUE", help="with --solve: the result wanted")
     asked.add_argument("--between", metavar="LOW,HIGH", help="where to look (default: the validity range)")
     asked.add_argument("--over", metavar="NAME", help="where a maximum turns as this quantity varies")
     asked.add_argument("--crossover", metavar="FORMULA", help="with --over: where this other formula gives the same")
     asked.add_argument("--limit", metavar="NAME=END", help="what it becomes as a quantity goes to inf or 0")
+    parser.add_argument("--term", metavar="NAME", help="of a result: the formulas behind a term, with their numbers")
     forms = parser.add_mutually_exclusive_group()
     forms.add_argument("--latex", action="store_true", help="print the equation as LaTeX and nothing else")
     _json(forms)

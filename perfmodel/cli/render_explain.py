@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -11,9 +11,10 @@ from rich.text import Text
 from perfmodel.cli import format as fmt
 from perfmodel.cli.render import heading, plain_table
 
-__all__ = ["answers_page", "document_page", "in_unit", "solution_page"]
+__all__ = ["answers_page", "calls_page", "document_page", "in_unit", "slopes_page", "solution_page"]
 
 Entry = Mapping[str, Any]
+_CALLS, _SLOPES = 6, 12  # as many of a kind as a page shows
 _PEOPLE = {
     "s": fmt.seconds,
     "B": fmt.bytes_,
@@ -47,6 +48,8 @@ def answers_page(console: Console, entry: Entry, answers: Entry) -> None:
             console.print(f"{name} = {in_unit(value, units.get(name, '1'))}", markup=False)
     if "substituted" in answers:
         _substituted(console, entry, answers)
+    if "calls" in answers:
+        calls_page(console, "In this prediction", answers["calls"])
     if "solve" in answers:
         _roots(console, entry, answers["solve"])
     if "crossovers" in answers:
@@ -58,7 +61,8 @@ def answers_page(console: Console, entry: Entry, answers: Entry) -> None:
 def _substituted(console: Console, entry: Entry, answers: Entry) -> None:
     found = answers["substituted"]
     heading(console, "Value")
-    console.print(Text(in_unit(found["value"], found["unit"]), "bold"))
+    console.print(f"= {found['expression']}", markup=False)
+    console.print(Text(f"= {in_unit(found['value'], found['unit'])}", "bold"))
     for choice in found["choices"]:
         if choice["kind"] in ("ceiling", "floor"):
             inside = choice["others"][0]
@@ -122,6 +126,38 @@ def _limit(console: Console, limit: Entry) -> None:
     console.print(Text(limit["leading"], "bold"))
     if limit["ratio"] is not None:
         console.print(f"at {limit['quantity']} = {limit['far']:g} the formula is {limit['ratio']:.6g} times that")
+
+
+def calls_page(console: Console, title: str, calls: Sequence[Entry]) -> None:
+    """Formulas with the numbers that a prediction put into them, the largest values first."""
+    heading(console, title, "each distinct set of numbers once; an algorithm that loses is asked too")
+    for name in dict.fromkeys(call["formula"] for call in calls):
+        console.print(Text(name, "bold"))
+        same = sorted((call for call in calls if call["formula"] == name), key=lambda call: -call["value"])
+        for call in same[:_CALLS]:
+            console.print(f"  {call['expression']} = {in_unit(call['value'], call['unit'])}", markup=False)
+            console.print(Text(f"  {call['times']} x, {call['asked_by']}", "dim"))
+        if len(same) > _CALLS:
+            console.print(Text(f"  and {len(same) - _CALLS} more; --json lists them all", "dim"))
+
+
+def slopes_page(console: Console, document: Entry) -> None:
+    """Elasticities of a step or of a deployment."""
+    whole = {"step_time_s": document["step_time_s"]} if "step_time_s" in document else document["figures"]
+    groups = ("hardware", "software", "constants", "workload")
+    by_title = document["elasticities"] if "figures" in document else {key: document[key] for key in groups}
+    for key, value in whole.items():
+        console.print(f"{key}  {fmt.quantity(key, value)}", markup=False)
+    for title, slopes in by_title.items():
+        heading(console, f"Elasticities: {title}", "change in % for 1 % more of the quantity")
+        table = plain_table("", "elasticity", left=(0,))
+        for quantity, slope in list(slopes.items())[:_SLOPES]:
+            table.add_row(quantity, f"{slope:+.4f}")
+        console.print(table)
+        if len(slopes) > _SLOPES:
+            console.print(Text(f"and {len(slopes) - _SLOPES} smaller; --json lists them all", "dim"))
+    for key, names in document.get("uneven", {}).items():
+        console.print(f"{key} moves in steps along {', '.join(names)}: perfmodel solve asks for values", markup=False)
 
 
 def document_page(console: Console, words: Entry) -> None:

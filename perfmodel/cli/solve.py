@@ -6,20 +6,20 @@ from argparse import Namespace
 from typing import Any
 
 from perfmodel.cli.commands import DONE, NOT_FEASIBLE
-from perfmodel.cli.explain import bracket_in
+from perfmodel.cli.numbers import bracket_in
 from perfmodel.cli.options import ESTIMATE_SERVING, ESTIMATE_TRAINING, LAYOUT, SLO, parsed
 from perfmodel.cli.output import emit, say
 from perfmodel.cli.scenario import gather, read_scenario
 from perfmodel.errors import PlanError
 
-__all__ = ["solve"]
+__all__ = ["estimate_keywords", "solve"]
 
 
 def solve(args: Namespace) -> int:
     """`perfmodel solve`: 0 with a value, 1 where the bracket holds none (the document is printed all the same)."""
     from perfmodel.study.solve import solve as solved
 
-    scenario = _scenario(args)
+    scenario = estimate_keywords(args, "solve")
     solution = solved(
         scenario, quantity=args.quantity, target=_target(args.so_that), bracket=bracket_in(args.between)
     ).to_dict()
@@ -33,8 +33,8 @@ def solve(args: Namespace) -> int:
     return DONE if solution["feasible"] else NOT_FEASIBLE
 
 
-def _scenario(args: Namespace) -> dict[str, Any]:
-    """The keywords of the estimate that the scenario describes: training where it has a global batch."""
+def estimate_keywords(args: Namespace, command: str) -> dict[str, Any]:
+    """The keywords of the estimate that flags and file describe: of training where there is a global batch."""
     in_file = read_scenario(args.file).values if args.file not in (None, "-") else {}
     training = hasattr(args, "global_batch") or "global_batch" in in_file
     options = ESTIMATE_TRAINING if training else ESTIMATE_SERVING
@@ -43,7 +43,7 @@ def _scenario(args: Namespace) -> dict[str, Any]:
         for option in options
         if hasattr(args, option.name)
     }
-    gathered = gather(options, given, args.file, "solve")
+    gathered = gather(options, given, args.file, command)
     for note in gathered.notes:
         say(f"note: {note}")
     values = dict(gathered.values)
@@ -52,7 +52,7 @@ def _scenario(args: Namespace) -> dict[str, Any]:
         slo = {name: values.pop(name) for name in SLO if name in values}
         values |= {"slo": slo} if slo else {}
     if "trace" in values:
-        raise PlanError("--trace: solve takes lengths and a rate; see perfmodel estimate serving --trace for them")
+        raise PlanError(f"--trace: {command} takes lengths and a rate; perfmodel estimate serving takes traces")
     return values | {"layout": layout}
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from perfmodel.errors import PlanError, unknown_name
+from perfmodel.formulas._filled import filled_latex, filled_text
 from perfmodel.formulas._registry import Formula, get_formula
 from perfmodel.formulas._trees import Choice, branch_at, expression_of, tree_value
 
@@ -19,10 +20,15 @@ __all__ = ["Asymptote", "Elasticity", "Substituted", "asymptote", "elasticities"
 
 @dataclass(frozen=True)
 class Substituted:
-    """A formula with numbers put in: its value in base units, and the decisions it took on the way."""
+    """A formula with numbers put in: its value in base units, and the decisions it took on the way.
+
+    `expression` and `latex` are the closed form with the numbers in the places of the symbols, nothing worked out.
+    """
 
     id: str
     at: dict[str, float]
+    expression: str
+    latex: str
     value: float
     unit: str
     choices: tuple[Choice, ...]
@@ -94,8 +100,16 @@ def substitute(name: str, at: Mapping[str, float] | None = None) -> Substituted:
         raise PlanError(f"{name}: has no value at these numbers ({error}); valid for {law.valid_text}") from None
     if not math.isfinite(value):
         raise PlanError(f"{name}: has no finite value at these numbers; valid for {law.valid_text}")
-    seen = tuple(dict.fromkeys(choices))
-    return Substituted(name, point, value, law.returns.unit, seen, tuple(law.out_of_range(**point)))
+    return Substituted(
+        id=name,
+        at=point,
+        expression=filled_text(expression_of(name), point),
+        latex=filled_latex(expression_of(name), point),
+        value=value,
+        unit=law.returns.unit,
+        choices=tuple(dict.fromkeys(choices)),
+        warnings=tuple(law.out_of_range(**point)),
+    )
 
 
 def elasticities(name: str, at: Mapping[str, float] | None = None) -> tuple[Elasticity, ...]:

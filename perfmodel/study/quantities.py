@@ -1,4 +1,4 @@
-"""Quantities of a scenario that can be set, those of its hardware and of its load, with a new estimate for each value."""
+"""Quantities of a scenario that can be set, those of its hardware and of its load, and a new estimate for each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,18 @@ from perfmodel.specs.cluster import Cluster, load_cluster
 from perfmodel.specs.huggingface import load_model, model_reference
 from perfmodel.specs.quantity import Quantity
 
-__all__ = ["COUNTS", "HARDWARE", "NUMBERS", "Question", "estimate_of", "question_of", "resolved", "unit_of", "written"]
+__all__ = [
+    "COUNTS",
+    "HARDWARE",
+    "NUMBERS",
+    "Question",
+    "estimate_of",
+    "names_of",
+    "question_of",
+    "resolved",
+    "unit_of",
+    "written",
+]
 
 HARDWARE = ("peak_flop_per_s", "hbm_byte_per_s", "hbm_bytes", "link_byte_per_s", "latency_s", "usd_per_hour")
 COUNTS = ("concurrency", "global_batch", "seq_len", "prompt_tokens", "output_tokens")
@@ -81,6 +92,11 @@ def resolved(scenario: Mapping[str, Any]) -> dict[str, Any]:
     return asked
 
 
+def names_of(asked: Mapping[str, Any]) -> tuple[str, ...]:
+    """The quantities of a `resolved` scenario that vary smoothly: those of the cluster and of the load given."""
+    return (*_named(asked["cluster"]), *(name for name in NUMBERS if asked.get(name)))
+
+
 def question_of(asked: dict[str, Any], quantity: str) -> tuple[Question, str]:
     """A `resolved` scenario as a question about one of its quantities, and that quantity's full name."""
     if quantity in COUNTS or quantity in NUMBERS:
@@ -106,12 +122,7 @@ def _of_hardware(
     asked: dict[str, Any], cluster: Cluster, quantity: str
 ) -> tuple[str, float, Callable[[float], Cluster]]:
     """The full name of a quantity of the cluster, its value, and the cluster with another."""
-    chip = cluster.accelerator
-    named = {f"peak_flop_per_s.{dtype}": float(peak) for dtype, peak in chip.peak_flop_per_s.items()}
-    named |= {key: float(getattr(chip, key)) for key in ("hbm_byte_per_s", "hbm_bytes")}
-    named["usd_per_hour"] = float(cluster.accelerator_usd_per_hour)
-    for tier in cluster.tiers:
-        named |= {f"{tier.name} {key}": float(getattr(tier, key)) for key in ("link_byte_per_s", "latency_s")}
+    named = _named(cluster)
     label = quantity
     if quantity in ("link_byte_per_s", "latency_s"):
         label = f"{cluster.tiers[0].name} {quantity}"
@@ -123,6 +134,17 @@ def _of_hardware(
     if label not in named:
         raise PlanError(unknown_name("quantity", quantity, [*named, *COUNTS, *NUMBERS], shown=30))
     return label, named[label], lambda x: _changed(cluster, label, x)
+
+
+def _named(cluster: Cluster) -> dict[str, float]:
+    """Every quantity of a cluster that can be set, by its full name."""
+    chip = cluster.accelerator
+    named = {f"peak_flop_per_s.{dtype}": float(peak) for dtype, peak in chip.peak_flop_per_s.items()}
+    named |= {key: float(getattr(chip, key)) for key in ("hbm_byte_per_s", "hbm_bytes")}
+    named["usd_per_hour"] = float(cluster.accelerator_usd_per_hour)
+    for tier in cluster.tiers:
+        named |= {f"{tier.name} {key}": float(getattr(tier, key)) for key in ("link_byte_per_s", "latency_s")}
+    return named
 
 
 def _changed(cluster: Cluster, label: str, x: float) -> Cluster:

@@ -62,9 +62,9 @@ def solve(
     """The value of `quantity` at which the estimate of `scenario` just meets `target`.
 
     `scenario` holds the keywords of `estimate_training` or `estimate_serving`, `cluster` also an id with
-    `accelerators`. `quantity` is one of `quantities.HARDWARE` (a tier's, or a precision's, by name:
-    "infiniband link_byte_per_s", "peak_flop_per_s.fp8"; alone: the innermost tier, the precision of the products), of
-    `quantities.COUNTS`, or a number of the load. `target` is "fits", {"bound_by": "compute"}, {"decode_step.bound_by": "compute"} or a figure of the document:
+    `accelerators`. `quantity` is one of `quantities.HARDWARE`, `COUNTS` or `NUMBERS`; a tier's or a precision's by name
+    ("infiniband link_byte_per_s", "peak_flop_per_s.fp8"), alone that of the innermost tier or of the products.
+    `target` is "fits", {"bound_by": "compute"}, {"decode_step.bound_by": "compute"} or a figure of the document:
     {"step_time_s": 5.0}, {"memory_bytes.total": 60e9}. Raises `SpecError` and `PlanError` for a wrong argument;
     returns `feasible=False` with the reason where the bracket holds no root.
     """
@@ -131,7 +131,7 @@ def _measure(key: str, wanted: Any, sample: Document | None) -> Callable[[Docume
 
 
 def _memory_free(document: Document) -> float:
-    """Bytes free, below zero where the document says that it does not fit: an engine also needs a cache to work with."""
+    """Bytes free, below zero where the document says that it does not fit: an engine needs a cache to work with too."""
     memory = document["memory_bytes"]
     free = abs(float(memory["capacity"]) - float(memory["total"])) or 1.0
     return free if document["fits"] else -free
@@ -258,9 +258,7 @@ def _reasons(
         return
     values = [value for _, value in known]
     if key == "fits":
-        everywhere = values[0] >= 0
-        side, word = ("everywhere, with", "free") if everywhere else ("nowhere, at best with", "too little")
-        yield f"{span}: it fits {side} {min(map(abs, values)):.4g} B {word}"
+        yield f"{span}: it fits {'everywhere' if values[0] >= 0 else 'nowhere'}"
     elif key.endswith("bound_by"):
         often = "always" if all(value >= 0 for value in values) else "never"
         lead = f"its lead over the next is {min(values):+.3f} to {max(values):+.3f} of the time"

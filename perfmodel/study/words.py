@@ -13,7 +13,7 @@ from perfmodel._version import __version__
 from perfmodel.errors import SpecError
 from perfmodel.predict.records import Record
 
-__all__ = ["DocumentInWords", "TermInWords", "bound_seconds", "explain_document", "term_words"]
+__all__ = ["DocumentInWords", "TermInWords", "bound_seconds", "explain_document", "term_words", "words_of_term"]
 
 Entry = Mapping[str, Any]
 _SMALL = 0.01  # terms below this share of the whole are left to `estimate`
@@ -156,7 +156,7 @@ def _terms(terms: list[Entry], whole: float, above: str = "") -> Iterator[TermIn
         if _seconds(term) < _SMALL * whole:
             continue
         name = f"{above}{term['name']}"
-        words = _words_of(term["name"])
+        words = words_of_term(term["name"])
         yield TermInWords(
             name=name,
             seconds=_seconds(term),
@@ -168,7 +168,8 @@ def _terms(terms: list[Entry], whole: float, above: str = "") -> Iterator[TermIn
         yield from _terms(term["children"], whole, f"{name} / ")
 
 
-def _words_of(name: str) -> Entry:
+def words_of_term(name: str) -> Entry:
+    """The `meaning` and, where it has some, the `formulas` of a term; a term without words is its own name."""
     table: dict[str, Entry] = term_words()["term"]
     if name in table:
         return table[name]
