@@ -20,7 +20,7 @@ __all__ = ["filled_page", "formula_pages", "main"]
 _INTRO = """\
 # Formulas
 
-Every closed form of `perfmodel`, by family: {count} laws in {families} families. This page and those that it leads to are
+Every closed form of `perfmodel`: {count} laws in {families} families. This page and those that it leads to are
 written by `python -m perfmodel.cli.reference docs`; a test fails where they are not what the register holds.
 
 `perfmodel explain NAME` shows the same data sheet with the published checks computed, the form as it is evaluated, and
