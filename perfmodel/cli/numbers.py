@@ -46,7 +46,7 @@ def _scale(written: str, unit: str) -> float | None:
         return 1.0
     for prefixes in (_PREFIXES, _BINARY if unit.startswith("B") else {}):
         for prefix, scale in prefixes.items():
-            if written == prefix + unit or (unit == "1" and written == prefix and scale >= 1e3):
+            if written == prefix + unit or (written == prefix and scale >= 1e3):
                 return scale
     return None
 
