@@ -31,6 +31,7 @@ _HOMES = {
     "estimate_speculation": "perfmodel.predict.serving.speculation",
     "estimate_training": "perfmodel.predict.training",
     "explain": "perfmodel.formulas",
+    "figures": "perfmodel.report",
     "fit_law": "perfmodel.calibrate.laws",
     "load_accelerator": "perfmodel.specs.accelerator",
     "load_cluster": "perfmodel.specs.cluster",
@@ -46,6 +47,7 @@ _HOMES = {
     "plan_experts": "perfmodel.plan.experts.planner",
     "plan_training": "perfmodel.plan.training",
     "plan_training_budget": "perfmodel.plan.training_budget",
+    "render_report": "perfmodel.report",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]
