@@ -1,9 +1,8 @@
-"""What is on the shelf: `list`, `show` and `explain`."""
+"""What is on the shelf: `list` and `show`."""
 
 from __future__ import annotations
 
 import re
-import sys
 import tomllib
 from argparse import Namespace
 from collections.abc import Iterable, Mapping
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from perfmodel.specs.blocks import LayerKind
     from perfmodel.specs.network import Tier
 
-__all__ = ["explain", "list_shelf", "show"]
+__all__ = ["formula_entry", "list_shelf", "show"]
 
 Entry = dict[str, Any]
 
@@ -55,25 +54,6 @@ def show(args: Namespace) -> int:
         (formula_page if entry["kind"] == "formula" else spec_page)(console, entry)
 
     emit(entry, page, as_json=args.json, file=args.output)
-    return 0
-
-
-def explain(args: Namespace) -> int:
-    """`perfmodel explain FORMULA`: its data sheet; `--latex` prints the equation alone."""
-    from perfmodel.formulas import get_formula
-
-    entry = formula_entry(get_formula(args.id))
-    if args.latex:
-        sys.stdout.write(f"{entry['latex']}\n")
-        sys.stdout.flush()
-        return 0
-
-    def page(console: Any) -> None:
-        from perfmodel.cli.render_catalogue import formula_page
-
-        formula_page(console, entry)
-
-    emit(entry, page, as_json=args.json, file=None)
     return 0
 
 

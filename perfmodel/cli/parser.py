@@ -43,6 +43,10 @@ SCHEMAS = (
     "serving-plan",
     "test-time-plan",
     "training-budget-plan",
+    "solution",
+    "explanation",
+    "elasticities",
+    "serving-elasticities",
     "law-fit",
     "memory-estimate",
     "kernel-estimate",
@@ -145,7 +149,8 @@ def build_parser() -> argparse.ArgumentParser:
         ("import", "the launch file of another tool as a scenario", _import),
         ("report", "a result as one self-contained page with figures", _report),
         ("plot", "one figure of a result", _plot),
-        ("explain", "the equation, units, validity and source of a formula", _explain),
+        ("explain", "a formula: equation, units, validity, source, what it gives; or a result in words", _explain),
+        ("solve", "which value of one quantity makes a prediction so", _solve),
         ("list", "what is on the shelf", _list),
         ("show", "one thing from the shelf, with the source of every number", _show),
         ("compare", "two results or scenarios, term by term", _compare),
@@ -378,12 +383,51 @@ def _tool(parser: argparse.ArgumentParser, flag: str, dest: str, names: tuple[st
 
 
 def _explain(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=f"{_CATALOGUE}:explain")
-    action: Any = parser.add_argument("id", metavar="FORMULA", help="its name; see perfmodel list formulas")
+    parser.set_defaults(run="perfmodel.cli.explain:explain")
+    what = "its name, see perfmodel list formulas; or a result (JSON) or scenario (TOML), - is standard input"
+    action: Any = parser.add_argument("id", metavar="FORMULA|FILE", help=what)
     action.completer = _formula_names
+    asked = parser.add_argument_group("questions to a formula")
+    asked.add_argument(
+        "--at",
+        metavar="NAME=VALUE",
+        nargs="+",
+        action="extend",
+        help="numbers, plain in base units or with the unit: n_bytes=64MB link_byte_per_s=450GB/s",
+    )
+    asked.add_argument("-f", "--file", metavar="FILE", help="the numbers that this result or scenario puts into it")
+    asked.add_argument("--elasticities", action="store_true", help="d ln value / d ln quantity; also of a whole result")
+    asked.add_argument("--solve", metavar="NAME", help="which value of this quantity gives the result of --for")
+    asked.add_argument("--for", dest="value", metavar="VALUE", help="with --solve: the result wanted")
+    asked.add_argument("--between", metavar="LOW,HIGH", help="where to look (default: the validity range)")
+    asked.add_argument("--over", metavar="NAME", help="where a maximum turns as this quantity varies")
+    asked.add_argument("--crossover", metavar="FORMULA", help="with --over: where this other formula gives the same")
+    asked.add_argument("--limit", metavar="NAME=END", help="what it becomes as a quantity goes to inf or 0")
+    parser.add_argument("--term", metavar="NAME", help="of a result: the formulas behind a term, with their numbers")
     forms = parser.add_mutually_exclusive_group()
     forms.add_argument("--latex", action="store_true", help="print the equation as LaTeX and nothing else")
     _json(forms)
+
+
+def _solve(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run="perfmodel.cli.solve:solve")
+    asked = parser.add_argument_group("question")
+    asked.add_argument(
+        "--for",
+        dest="quantity",
+        metavar="NAME",
+        required=True,
+        help="link_byte_per_s, hbm_bytes, peak_flop_per_s, concurrency, global_batch, ...",
+    )
+    asked.add_argument(
+        "--so-that",
+        metavar="TARGET",
+        required=True,
+        help="step_time_s=5, bound_by=compute, decode_step.bound_by=compute, fits",
+    )
+    asked.add_argument("--between", metavar="LOW,HIGH", help="where to look (default: a thousandth to a thousandfold)")
+    seen = {option.name: option for option in (*ESTIMATE_TRAINING, *ESTIMATE_SERVING)}
+    _scenario(parser, seen.values())
 
 
 def _list(parser: argparse.ArgumentParser) -> None:
