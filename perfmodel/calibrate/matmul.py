@@ -95,6 +95,8 @@ _CONSTANTS = {
     "quantise_bytes": _Constant(4.0, 0.5, 30.0),
     "sustained_slowdown": _Constant(0.1, 0.0, 0.6, False, 3),
 }
+_SMOOTH = ("compute_efficiency", "memory_efficiency", "exponent", "launch_s")
+"""The constants that a library without known tiles has: those of the smooth roofline."""
 SETTLE_S = 0.02
 """After how long half of a power limit's slowdown is felt [s]: one number for all parts, since no table holds enough
 long kernels for both it and the slowdown. Where a table does (H100, 16 bits, kernels up to 0.16 s) it fits 0.017."""
@@ -151,8 +153,7 @@ def fit_products(
     roofline = np.abs(np.log(roofline_time(matmul_flops(m, n, k), n_bytes, *peaks) / seconds))
     return Fitted(
         library.table,
-        f"tiled_matmul_time, fastest of {len(library.tiles)} tiles and splits {list(library.splits)} "
-        f"({library.name}); all m, n, k",
+        _how(library),
         constants,
         int(calibrate.sum()),
         _score(error[calibrate]),
@@ -162,8 +163,19 @@ def fit_products(
     )
 
 
+def _how(library: Library) -> str:
+    if not library.tiles:
+        return f"smooth roofline ({library.name}); all m, n, k"
+    return (
+        f"tiled_matmul_time, fastest of {len(library.tiles)} tiles and splits {list(library.splits)} "
+        f"({library.name}); all m, n, k"
+    )
+
+
 def _free(library: Library) -> Iterator[str]:
     for name in _CONSTANTS:
+        if not library.tiles and name not in _SMOOTH:
+            continue
         unused = (name == "split_s" and library.splits == (1,)) or (name == "quantise_bytes" and not library.quantises)
         if not unused:
             yield name
