@@ -37,7 +37,7 @@ _POOR_MEDIAN = 0.25
 
 
 class FittedBlock(Record):
-    """One block of constants: rows fitted and held out, median and P90 of |ln(law / measured)| beside the roofline's."""
+    """One block of constants: rows fitted and held out, median and P90 of |ln(law / measured)|, and the roofline's."""
 
     block: str
     how: str
@@ -173,8 +173,8 @@ def _title(facts: Facts, samples: Sequence[Sample], note: str) -> str:
     low, high = np.median(spreads, axis=0).tolist()
     said = f"; {note}" if note else ""
     return (
-        f"perfmodel {__version__} calibrate on {facts.name} ({facts.stack}): {len(samples)} operations, medians of "
-        f"{min(sample.repeats for sample in samples)} repetitions, p10 at {low:.3f} and p90 at {high:.3f} of the median "
+        f"perfmodel {__version__} calibrate on {facts.name} ({facts.stack}): {len(samples)} operations, medians "
+        f"of {min(sample.repeats for sample in samples)} repetitions, p10 at {low:.3f} and p90 at {high:.3f} of the median "
         f"(medians over operations), widest p90 {spreads[:, 1].max():.2f}{said}"
     )
 
