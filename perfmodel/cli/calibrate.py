@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from perfmodel.calibrate.user_table import OwnFit, UserCalibration
+    from perfmodel.specs.cluster import Cluster
 
 __all__ = ["calibrate", "shipped"]
 
@@ -44,11 +45,14 @@ def calibrate(args: Namespace) -> int:
     from perfmodel.calibrate import user_table
 
     check_output(args.output)
+    cluster = _cluster(args)
     question = user_table.question_of(args.from_table, **given)
     what = f"fitting {len(question.rows):,} rows of {question.table.kind} on {question.accelerator.id}"
     with _told_if_slow(what):
         calibration = user_table.calibrate(question)
     text, inherited = user_table.fragment_of(calibration)
+    if cluster is not None:
+        text = _with_constants(cluster, calibration)
     if args.output is not None:
         write_atomically(args.output, text)
     fitted = _document(calibration, inherited)
@@ -119,6 +123,31 @@ def _told_if_slow(what: str) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+def _cluster(args: Namespace) -> Cluster | None:
+    """The cluster that is to hold the constants; raises `PlanError` without a file to write it to."""
+    if args.cluster is None:
+        return None
+    if args.output is None:
+        raise PlanError("--cluster: goes with -o, the file that is to hold the cluster with the constants")
+    from perfmodel.specs.cluster import load_cluster
+
+    return load_cluster(args.cluster)
+
+
+def _with_constants(cluster: Cluster, calibration: UserCalibration) -> str:
+    """The TOML text of the cluster with the fitted constants in its accelerator; raises `PlanError`."""
+    from perfmodel.calibrate.machine.description import toml
+    from perfmodel.calibrate.user_table import document_of
+
+    part = calibration.question.accelerator.id
+    if cluster.accelerator.id != part:
+        raise PlanError(f"--cluster: {cluster.id} is of {cluster.accelerator.id}, the table of {part}")
+    described = cluster.model_dump(mode="json", exclude_none=True)
+    described["id"] = f"{cluster.id}-measured"
+    described["accelerator"]["efficiency"] = document_of(calibration)
+    return toml(described)
 
 
 def _document(calibration: UserCalibration, inherited: tuple[str, ...]) -> dict[str, Any]:

@@ -174,8 +174,8 @@ def _title(facts: Facts, samples: Sequence[Sample], note: str) -> str:
     said = f"; {note}" if note else ""
     return (
         f"perfmodel {__version__} calibrate on {facts.name} ({facts.stack}): {len(samples)} operations, medians "
-        f"of {min(sample.repeats for sample in samples)} repetitions, p10 at {low:.3f} and p90 at {high:.3f} of the median "
-        f"(medians over operations), widest p90 {spreads[:, 1].max():.2f}{said}"
+        f"of {min(sample.repeats for sample in samples)} repetitions, p10 at {low:.3f} and p90 at {high:.3f} of the "
+        f"median (medians over operations), widest p90 {spreads[:, 1].max():.2f}{said}"
     )
 
 
