@@ -243,7 +243,7 @@ def _fit(
     accelerator: Accelerator, table: str, how: str, rows: Measured, cost: Callable[[dict[str, float]], Cost],
     flops: Floats, n_bytes: Floats, start: dict[str, float], fixed: dict[str, float] | None = None,
 ) -> Fitted:  # fmt: skip
-    peak = float(AttentionKernels(accelerator, Efficiency.model_construct()).attention_flop_per_s)
+    peak = float(_kernels(accelerator).attention_flop_per_s)
     plain = roofline_time(flops, n_bytes, peak, float(accelerator.hbm_byte_per_s))
     fixed = fixed or {}
     limits = _LIMITS | (_SUSTAINED if "lone_speedup" in start else {})

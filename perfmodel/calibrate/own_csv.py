@@ -24,7 +24,8 @@ ATTENTION_SIZES = {
 }
 _WHOLE = {PRODUCTS: ("m", "n", "k"), COLLECTIVES: ("num_gpus", "bytes"), **ATTENTION_SIZES}
 _KEYS = _WHOLE | {COLLECTIVES: ("op_name", "num_gpus", "bytes")}
-_PRODUCT_WORDS = ("gemm", "matmul")
+_PRODUCT_VERSIONS = ("lib_path_version", "lib_version")
+_WORDS = ("system", "dtype", "op_name", "op", "engine", "attn_dtype", "kv_cache_dtype", *_VERSIONS)
 """What a column `op` may say of a matrix product."""
 _TIMES = {"latency_us": 1e-6, "latency_ms": 1e-3, "seconds": 1.0}
 _WORDS = (
@@ -56,7 +57,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class OwnTable:
-    """A table as it was read: `kind` is `PRODUCTS`, `COLLECTIVES`, `PREFILL` or `DECODE`; `digest_of` are the bytes of the file."""
+    """A table as it was read: `kind` is one of the four of this module; `digest_of` are the bytes of the file."""
 
     name: str
     kind: str
@@ -152,7 +153,7 @@ def _row(where: str, at: int, kind: str, time: str, cells: Mapping[str, str]) ->
     if not _SHORTEST_S <= seconds <= _LONGEST_S:
         raise PlanError(f"{where}: {time}: {seconds:.3g} s is no time of a kernel (1 ns to 1 h); is the unit right?")
     words = {word: cells[word] for word in _WORDS if word in cells}
-    empty = [word for word, text in words.items() if not text and word not in ("lib_path_version", "lib_version")]
+    empty = [word for word, text in words.items() if not text and word not in _VERSIONS]
     if empty:
         raise PlanError(f"{where}: {empty[0]}: is empty")
     if kind == PRODUCTS and words.get("op", "gemm").lower() not in _PRODUCT_WORDS:

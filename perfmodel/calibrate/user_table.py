@@ -52,6 +52,8 @@ _DTYPES = {
 }
 """Names of aiconfigurator, underscores as dashes."""
 _SAME_BLOCK = {"fp16": "bf16"}
+_UNTILED = ("fp32", "tf32")
+"""Formats in which no table says what tiles a library has: they take the smooth roofline."""
 _OPERATIONS = {"alltoall": "all_to_all"}
 _KNOWN_OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "alltoall")
 
@@ -274,6 +276,8 @@ def _library(accelerator: Accelerator, dtype: str) -> Library:
     for id in _relatives(accelerator):
         if name in LIBRARIES.get(id, {}):
             return LIBRARIES[id][name]
+    if name in _UNTILED:
+        return Library("own table", "no tiles known", (), (1,))
     known = sorted({dtype for id in _relatives(accelerator) for dtype in LIBRARIES.get(id, {})})
     raise PlanError(
         f"{accelerator.id}: the tiles of no library in {dtype} are known, so none can be fitted; "

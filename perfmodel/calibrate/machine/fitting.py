@@ -113,7 +113,8 @@ def _backward(accelerator: Accelerator, rows: list[Sample], prefill: Block) -> I
         block = FlashConstants(
             **prefill.found.constants, backward_efficiency_ratio=Quantity(float(constants[0])), fit=_NO_FIT
         )
-        kernels = AttentionKernels(accelerator, Efficiency.model_construct(attention={"own": block}))
+        blocks: dict[str, Any] = {"attention": {"own": block}}
+        kernels = AttentionKernels(accelerator, Efficiency.model_construct(**blocks))
         seconds: Floats = kernels.flash_attention(*sizes, library="own", backward=True).seconds
         return seconds
 

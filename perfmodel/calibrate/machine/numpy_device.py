@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -67,7 +68,7 @@ class NumpyDevice:
 
     def _matmul(self, m: int, n: int, k: int) -> Callable[[], Any]:
         left, out = self._array(m, k), np.empty((m, n), np.float32)
-        return _in_turn([lambda right=right: np.matmul(left, right, out=out) for right in self._cold(k, n)])
+        return _in_turn([partial(np.matmul, left, right, out) for right in self._cold(k, n)])
 
     def _prefill(self, batch: int, seq_len: int, n_heads: int, n_kv_heads: int, d_head: int) -> Callable[[], Any]:
         queries = self._array(batch, n_kv_heads, n_heads // n_kv_heads, seq_len, d_head)
@@ -77,13 +78,13 @@ class NumpyDevice:
     def _decode(self, batch: int, kv_len: int, n_heads: int, n_kv_heads: int, d_head: int) -> Callable[[], Any]:
         query = self._array(batch, n_kv_heads, n_heads // n_kv_heads, d_head)
         caches = self._cold(2, batch, n_kv_heads, kv_len, d_head)
-        return _in_turn([lambda cache=cache: _decoded(query, cache[0], cache[1]) for cache in caches])
+        return _in_turn([partial(_decoded, query, cache[0], cache[1]) for cache in caches])
 
     def _elementwise(self, elements: int, operands: int) -> Callable[[], Any]:
         sets = self._cold(3, elements)
         if operands == 2:
-            return _in_turn([lambda one=one: np.exp(one[0], out=one[2]) for one in sets])
-        return _in_turn([lambda one=one: np.add(one[0], one[1], out=one[2]) for one in sets])
+            return _in_turn([partial(np.exp, one[0], one[2]) for one in sets])
+        return _in_turn([partial(np.add, one[0], one[1], one[2]) for one in sets])
 
     def _copy(self, n_bytes: int) -> Callable[[], Any]:
         one, out = self._array(n_bytes // 4), np.empty(n_bytes // 4, np.float32)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from time import perf_counter
 from typing import Any
 
 from perfmodel.calibrate.machine import sensors
@@ -116,7 +118,7 @@ class TorchDevice:
     def _matmul(self, dtype: str, m: int, n: int, k: int) -> list[Callable[[], Any]]:
         left, out = self._random(m, k, dtype=dtype), self._random(m, n, dtype=dtype)
         rights = self._cold(dtype, k, n)
-        return [lambda right=right: self._torch.mm(left, right, out=out) for right in rights]
+        return [partial(self._torch.mm, left, right, out=out) for right in rights]
 
     def _prefill(
         self, dtype: str, batch: int, seq_len: int, n_heads: int, n_kv_heads: int, d_head: int
@@ -143,13 +145,13 @@ class TorchDevice:
     ) -> list[Callable[[], Any]]:
         query = self._random(batch, n_heads, 1, d_head, dtype=dtype)
         caches = self._cold(dtype, 2, batch, n_kv_heads, kv_len, d_head)
-        return [lambda cache=cache: self._attention(query, cache[0], cache[1], causal=False) for cache in caches]
+        return [partial(self._attention, query, cache[0], cache[1], causal=False) for cache in caches]
 
     def _elementwise(self, dtype: str, elements: int, operands: int) -> list[Callable[[], Any]]:
         sets = self._cold(dtype, 3, elements)
         if operands == 2:
-            return [lambda one=one: self._torch.exp(one[0], out=one[2]) for one in sets]
-        return [lambda one=one: self._torch.add(one[0], one[1], out=one[2]) for one in sets]
+            return [partial(self._torch.exp, one[0], out=one[2]) for one in sets]
+        return [partial(self._torch.add, one[0], one[1], out=one[2]) for one in sets]
 
     def _copy(self, dtype: str, n_bytes: int) -> list[Callable[[], Any]]:
         one, out = (self._random(n_bytes // 2, dtype=dtype) for _ in range(2))
@@ -207,8 +209,6 @@ class TorchDevice:
 
     def _seconds_of(self, run: Callable[[], Any], calls: int) -> float:
         if self._device != "cuda":
-            from time import perf_counter
-
             began = perf_counter()
             run()
             return (perf_counter() - began) / calls
