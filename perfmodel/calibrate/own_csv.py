@@ -24,9 +24,10 @@ ATTENTION_SIZES = {
 }
 _WHOLE = {PRODUCTS: ("m", "n", "k"), COLLECTIVES: ("num_gpus", "bytes"), **ATTENTION_SIZES}
 _KEYS = _WHOLE | {COLLECTIVES: ("op_name", "num_gpus", "bytes")}
-_PRODUCT_VERSIONS = ("lib_path_version", "lib_version")
-_WORDS = ("system", "dtype", "op_name", "op", "engine", "attn_dtype", "kv_cache_dtype", *_VERSIONS)
+_PRODUCT_WORDS = ("gemm", "matmul")
 """What a column `op` may say of a matrix product."""
+_VERSIONS = ("lib_path_version", "lib_version")
+_WORDS = ("system", "dtype", "op_name", "op", "engine", "attn_dtype", "kv_cache_dtype", *_VERSIONS)
 _TIMES = {"latency_us": 1e-6, "latency_ms": 1e-3, "seconds": 1.0}
 _WORDS = (
     "system",
