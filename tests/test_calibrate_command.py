@@ -89,7 +89,7 @@ def test_constants_come_back_from_a_table_of_their_own_law(cli: Any, tmp_path: P
     for name in ("compute_efficiency", "memory_efficiency", "launch_s"):
         assert getattr(found, name) == pytest.approx(getattr(constants, name), rel=0.02, abs=0), name
         assert {one["name"]: one["value"] for one in block["constants"]}[name] == getattr(found, name)
-    assert (found.tiles, found.splits) == (constants.tiles, constants.splits)
+    assert (found.tiles, found.splits, found.settle_s) == (constants.tiles, constants.splits, constants.settle_s)
     assert found.fit.table == "own.csv.gz"
     assert efficiency.elementwise == load_efficiency(ACCELERATOR).elementwise
     assert "collective of a100-sxm-80gb-measured is a100-sxm-80gb's" in efficiency.inherited

@@ -109,7 +109,7 @@ def test_every_kind_of_shape_is_scored_and_its_rows_add_up(found: Any) -> None:
     for block in ("matmul.bf16", "decode", "elementwise"):
         rows = sum(one.rows for one in found.classes if one.block == block)
         assert rows == next(one.held_out_rows for one in found.blocks if one.block == block)
-    assert all(one.median < 0.03 for one in found.classes)
+    assert all(one.median < 0.05 for one in found.classes)
 
 
 def test_the_description_is_a_cluster_that_everything_takes(found: Any, tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ class Broken(LawDevice):
         (Broken(-1.0), {}, "a device gave -1.0 as a time"),
         (Broken(0.0), {}, "a device gave 0.0 as a time"),
         (Broken(float("inf")), {}, "a device gave inf as a time"),
-        (Broken(1e-3, 6), {}, "matmul: 6 rows of 2 shapes are too few to find the constants"),
+        (Broken(1e-3, 6), {}, "matmul: 6 rows of 1 shapes are too few to find 10 constants"),
         (LawDevice(), {"repeats": 29}, "repeats: must be from 30 to 10000 (got 29)"),
         (LawDevice(), {"note": "two\nlines"}, "note: must be one line of at most 400"),
         (LawDevice(), {"note": "x" * 401}, "note: must be one line of at most 400"),
@@ -305,9 +305,11 @@ def test_every_operation_of_the_cpu_runs() -> None:
         "copy": (4096,),
     }.items():  # fmt: skip
         times = device.repetitions(Operation(kind, "fp32", sizes), 3)
-        assert len(times) == 3 and min(times) > 0, kind
+        assert len(times) == 3, kind
+        assert min(times) > 0, kind
     facts = device.facts()
-    assert facts.name and facts.n_cores >= 1 and facts.memory_bytes > 0 and facts.last_cache_bytes > 0
+    assert facts.name
+    assert min(facts.n_cores, facts.memory_bytes, facts.last_cache_bytes, facts.core_cache_bytes) > 0
 
 
 def test_percentiles_and_the_second_try() -> None:

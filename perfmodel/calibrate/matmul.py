@@ -18,7 +18,17 @@ from perfmodel.predict.matmul import TiledMatmul, matmul_format
 from perfmodel.specs.accelerator import Accelerator
 from perfmodel.specs.kernel_constants import MatmulConstants
 
-__all__ = ["LIBRARIES", "Library", "choices", "error_of", "fit_matmul", "fit_products", "sizes"]
+__all__ = [
+    "LIBRARIES",
+    "Library",
+    "choices",
+    "error_of",
+    "fit_matmul",
+    "fit_products",
+    "free_constants",
+    "library_choices",
+    "sizes",
+]
 
 Floats = NDArray[np.float64]
 Tiles = tuple[tuple[int, int], ...]
@@ -107,8 +117,11 @@ _STARTS: tuple[dict[str, float], ...] = ({}, {"tile_s": 3.0, "epilogue_share": 0
 def choices(accelerator_id: str, dtype: str) -> dict[str, Any]:
     """The entries of a matmul block that are not fitted."""
     library = LIBRARIES[accelerator_id].get(dtype)
-    if library is None:
-        return {}
+    return {} if library is None else library_choices(library)
+
+
+def library_choices(library: Library) -> dict[str, Any]:
+    """The entries of a matmul block that its fit takes as given."""
     tiles = [list(tile) for tile in library.tiles]
     return {"tiles": tiles, "splits": list(library.splits), "settle_s": SETTLE_S}
 
@@ -142,7 +155,7 @@ def fit_products(
 ) -> Fitted:
     """The tiled law on the rows `columns` (m, n, k and measured seconds) of a library's table [s]."""
     m, n, k, seconds = columns
-    names = list(_free(library))
+    names = free_constants(library)
     ends = [_fit(accelerator, dtype, library, names, start, (m, n, k, seconds), calibrate) for start in _STARTS]
     cost, constants = min(ends, key=lambda end: end[0])
     law = TiledMatmul(accelerator, dtype, _block(library, constants))
@@ -170,6 +183,11 @@ def _how(library: Library) -> str:
         f"tiled_matmul_time, fastest of {len(library.tiles)} tiles and splits {list(library.splits)} "
         f"({library.name}); all m, n, k"
     )
+
+
+def free_constants(library: Library) -> list[str]:
+    """The names of the constants that a table of the library fits."""
+    return list(_free(library))
 
 
 def _free(library: Library) -> Iterator[str]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from perfmodel.calibrate.collectives import SMALLEST, OwnRows, fit_all_to_all, fit_collective
 from perfmodel.calibrate.kernels import Fitted, Floats
-from perfmodel.calibrate.matmul import LIBRARIES, Library, fit_products
+from perfmodel.calibrate.matmul import LIBRARIES, Library, fit_products, library_choices
 from perfmodel.calibrate.own_csv import ATTENTION_SIZES, PRODUCTS, OwnTable, Row, read_own_table
 from perfmodel.calibrate.tables import Table, validate_groups
 from perfmodel.calibrate.thin import ACCELERATORS
@@ -292,8 +292,7 @@ def _fit_products(question: UserQuestion) -> OwnFit:
     library = _library(question.accelerator, dtype)
     columns: list[Floats] = [rows["m"], rows["n"], rows["k"], rows["latency_us"] * 1e-6]
     found = fit_products(question.accelerator, dtype, library, columns, held_in)
-    choices = {"tiles": [list(tile) for tile in library.tiles], "splits": list(library.splits)}
-    return OwnFit(f"matmul.{_SAME_BLOCK.get(dtype, dtype)}", found, choices, int((~held_in).sum()))
+    return OwnFit(f"matmul.{_SAME_BLOCK.get(dtype, dtype)}", found, library_choices(library), int((~held_in).sum()))
 
 
 def _fit_attention(question: UserQuestion) -> list[OwnFit]:

@@ -13,7 +13,7 @@ from perfmodel.calibrate.attention import fit_decode, fit_prefill
 from perfmodel.calibrate.collectives import fit_all_to_all, fit_collective
 from perfmodel.calibrate.kernels import Fitted, Floats, fitted
 from perfmodel.calibrate.machine.operations import KINDS, Operation, Sample
-from perfmodel.calibrate.matmul import LIBRARIES, Library, fit_products
+from perfmodel.calibrate.matmul import LIBRARIES, Library, fit_products, free_constants, library_choices
 from perfmodel.errors import PlanError
 from perfmodel.formulas.elementwise import elementwise_time
 from perfmodel.predict.attention import AttentionKernels
@@ -27,7 +27,7 @@ __all__ = ["TABLE", "Block", "element_bytes", "fit_blocks", "held_out"]
 TABLE = "this machine"
 _GROUPED_BY = {"matmul": slice(1, 3), "prefill": slice(2, 5), "backward": slice(2, 5), "decode": slice(2, 5)}
 _MESSAGES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
-_LEAST_ROWS = 12
+_LEAST_ROWS, _ROWS_PER_CONSTANT, _FEW_CONSTANTS = 12, 3, 2
 _BACKWARD_PRODUCTS = 2.5
 
 
@@ -78,11 +78,10 @@ def fit_blocks(accelerator: Accelerator, samples: Sequence[Sample], *, on_cpu: b
 
 def _products(accelerator: Accelerator, rows: list[Sample], dtype: str) -> Block:
     columns = [*_columns(rows), _seconds(rows)]
-    out = _split(rows)
     library = _library(accelerator, dtype)
+    out = _split(rows, len(free_constants(library)))
     found = fit_products(accelerator, dtype, library, columns, ~out)
-    tiles = [list(tile) for tile in library.tiles]
-    return Block(f"matmul.{dtype}", found, {"tiles": tiles, "splits": list(library.splits)}, int(out.sum()))
+    return Block(f"matmul.{dtype}", found, library_choices(library), int(out.sum()))
 
 
 def _library(accelerator: Accelerator, dtype: str) -> Library:
@@ -96,7 +95,7 @@ def _library(accelerator: Accelerator, dtype: str) -> Library:
 
 
 def _prefill(accelerator: Accelerator, rows: list[Sample], *, on_cpu: bool) -> Block:
-    out = _split(rows)
+    out = _split(rows, 3 if on_cpu else 6)
     # Blocks that follow one another have no lone block to wait for, and their operands stay in the cores' caches.
     fixed = {"lone_share": 0.01, "exponent": 2.0, "memory_efficiency": 1.0} if on_cpu else None
     found = fit_prefill(accelerator, TABLE, _columns(rows), _seconds(rows), ~out, fixed)
@@ -107,7 +106,7 @@ def _backward(accelerator: Accelerator, rows: list[Sample], prefill: Block) -> I
     """The share of the forward pass's rate that the backward pass reaches, where it was measured."""
     if not rows:
         return
-    out, sizes = _split(rows), _columns(rows)
+    out, sizes = _split(rows, 1), _columns(rows)
 
     def law(constants: Floats) -> Floats:
         block = FlashConstants(
@@ -126,7 +125,7 @@ def _backward(accelerator: Accelerator, rows: list[Sample], prefill: Block) -> I
 
 
 def _decode(accelerator: Accelerator, rows: list[Sample], share: float, *, on_cpu: bool) -> Block:
-    out, dtype = _split(rows), rows[0].operation.dtype
+    out, dtype = _split(rows, 4 if on_cpu else 6), rows[0].operation.dtype
     fixed = {"compute_efficiency": share}
     if on_cpu:  # one stream draws all the bandwidth there is, and every row was measured cold
         fixed |= {"lone_speedup": 2.0 * float(accelerator.n_cores), "cold_s": 1e-9}
@@ -168,15 +167,15 @@ def _messages(accelerator: Accelerator, rows: list[Sample]) -> Iterator[Block]:
             yield Block(key, found, {}, int(out.sum()))
 
 
-def _split(rows: Sequence[Sample]) -> NDArray[np.bool_]:
-    """The held-out rows of one kind; raises `PlanError` where too few are left to find the constants."""
+def _split(rows: Sequence[Sample], constants: int = _FEW_CONSTANTS) -> NDArray[np.bool_]:
+    """The held-out rows of one kind; raises `PlanError` where too few are left to find so many constants."""
     out = held_out(rows)
-    kind = rows[0].operation.kind
-    if (len(rows) < _LEAST_ROWS and kind != "backward") or not out.any():
-        groups = len({_group(row.operation) for row in rows})
+    kind, least = rows[0].operation.kind, max(_LEAST_ROWS, _ROWS_PER_CONSTANT * constants)
+    if len(rows) < least or not out.any():
+        shapes = len({_group(row.operation) for row in rows})
         raise PlanError(
-            f"{kind}: {len(rows)} rows of {groups} shapes are too few to find the constants and hold some out; "
-            f"at least {_LEAST_ROWS} rows of 3 shapes"
+            f"{kind}: {len(rows)} rows of {shapes} shapes are too few to find {constants} constants and hold some out; "
+            f"at least {least} rows of 3 shapes"
         )
     return out
 

@@ -39,7 +39,7 @@ def cpu_operations(quick: bool, most_flops: float) -> list[Operation]:
 
 def cuda_operations(quick: bool, dtypes: Iterable[str], memory_bytes: float) -> list[Operation]:
     """Operations of the PyTorch path: products in `dtypes`, attention in bf16, copies; within an eighth of memory."""
-    pairs, rows = (_CUDA_PAIRS[:6], _CUDA_ROWS[::3]) if quick else (_CUDA_PAIRS, _CUDA_ROWS)
+    pairs, rows = (_CUDA_PAIRS[:9], _CUDA_ROWS[::2]) if quick else (_CUDA_PAIRS, _CUDA_ROWS)
     lengths = (256, 1024, 4096) if quick else (128, 256, 512, 1024, 2048, 4096, 8192, 16384)
     prompts = [(batch, length) for batch in (1, 4) for length in lengths]
     caches = [(batch, length) for batch in (1, 8, 64) for length in (512, 2048, 8192, 32768)]
@@ -47,7 +47,7 @@ def cuda_operations(quick: bool, dtypes: Iterable[str], memory_bytes: float) -> 
     found = [
         *(one for dtype in dtypes for one in _products(dtype, pairs, rows)),
         *_attention("prefill", "bf16", _CUDA_HEADS, prompts),
-        *_attention("backward", "bf16", _CUDA_HEADS[1::2], [p for p in prompts if 1024 <= p[1] <= 8192]),
+        *_attention("backward", "bf16", _CUDA_HEADS[::2], [p for p in prompts if 1024 <= p[1] <= 8192]),
         *_attention("decode", "bf16", _CUDA_HEADS, caches[::2] if quick else caches),
         *(Operation("elementwise", "bf16", (size, operands)) for size in elements for operands in (2, 3)),
         Operation("copy", "bf16", (_CUDA_COPY_BYTES,)),
