@@ -24,7 +24,7 @@ _MOST_COPIES = 64
 _PARTS = {
     "a100-sxm4-80gb": "a100-sxm-80gb", "a100-sxm4-40gb": "a100-sxm-40gb", "h100 80gb hbm3": "h100-sxm",
     "h100 pcie": "h100-pcie", "h200": "h200-sxm", "h800": "h800-sxm", "b200": "b200-sxm", "b300": "b300-sxm",
-    "gb200": "gb200", "gb300": "gb300", "gh200": "gh200", "l40s": "l40s", "l4": "l4", "a40": "a40",
+    "gb200": "gb200", "gb300": "gb300", "gh200 480gb": "gh200", "l40s": "l40s", "l4": "l4", "a40": "a40",
     "rtx a6000": "a6000", "v100-sxm2-32gb": "v100-sxm2-32gb", "geforce rtx 3090": "rtx-3090",
     "geforce rtx 4090": "rtx-4090", "geforce rtx 4070": "rtx-4070",
 }  # fmt: skip
@@ -49,9 +49,7 @@ def finds_gpu() -> bool:
 
 def known_part(name: str) -> str | None:
     """The shipped data sheet of a part by the name its driver gives; None where there is none."""
-    words = name.lower().removeprefix("nvidia ")
-    matches = [known for known in _PARTS if words == known or words.startswith(f"{known} ")]
-    return _PARTS[max(matches, key=len)] if matches else None
+    return _PARTS.get(name.lower().removeprefix("nvidia "))
 
 
 class TorchDevice:
