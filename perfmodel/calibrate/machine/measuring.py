@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from time import monotonic
 
 import numpy as np
 
@@ -14,7 +15,8 @@ from perfmodel.errors import PlanError
 __all__ = ["REPEATS", "Measured", "Progress", "measure", "sample_of"]
 
 REPEATS = 30
-_SECOND_TRIES = 1
+_SECOND_TRIES_S = 15.0
+"""How long a measurement goes on to repeat what was unsteady: on a machine that stays busy that does not help."""
 _UNSTEADY = 2.0
 """90th over 10th percentile beyond which something else ran beside an operation: it is measured once more."""
 
@@ -36,10 +38,14 @@ def measure(
     """Every operation of the device, repeated `repeats` times; raises `PlanError` for times that are none."""
     operations = device.operations(quick)
     samples, unsteady = [], 0
+    patience = monotonic() + _SECOND_TRIES_S
     for done, operation in enumerate(operations):
         if progress is not None:
             progress(done, len(operations), operation.kind)
-        sample = _steadiest(device, operation, repeats)
+        sample = sample_of(operation, device.repetitions(operation, repeats))
+        if sample.p90_s > _UNSTEADY * sample.p10_s and monotonic() < patience:
+            again = sample_of(operation, device.repetitions(operation, repeats))
+            sample = min(sample, again, key=lambda one: one.p90_s / one.p10_s)
         unsteady += sample.p90_s > _UNSTEADY * sample.p10_s
         samples.append(sample)
     if progress is not None:
@@ -60,13 +66,3 @@ def sample_of(operation: Operation, times: Sequence[float]) -> Sample:
         raise PlanError(f"{operation.kind} {operation.named()}: a device gave {wrong} as a time [s]")
     low, middle, high = np.quantile(np.asarray(times, dtype=float), [0.1, 0.5, 0.9]).tolist()
     return Sample(operation, middle, low, high, len(times))
-
-
-def _steadiest(device: Device, operation: Operation, repeats: int) -> Sample:
-    best = sample_of(operation, device.repetitions(operation, repeats))
-    for _ in range(_SECOND_TRIES):
-        if best.p90_s <= _UNSTEADY * best.p10_s:
-            break
-        again = sample_of(operation, device.repetitions(operation, repeats))
-        best = min(best, again, key=lambda one: one.p90_s / one.p10_s)
-    return best

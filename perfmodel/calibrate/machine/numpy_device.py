@@ -54,7 +54,7 @@ class NumpyDevice:
     def operations(self, quick: bool) -> Sequence[Operation]:
         """The list of `cpu_operations` up to products of some 25 ms, by the rate of one probe."""
         side = 768
-        probe = min(self.repetitions(Operation("matmul", "fp32", (side, side, side)), 5))
+        probe = sorted(self.repetitions(Operation("matmul", "fp32", (side, side, side)), 9))[4]
         return cpu_operations(quick, _LONGEST_PRODUCT_S * 2.0 * side**3 / probe)
 
     def repetitions(self, operation: Operation, repeats: int) -> Sequence[float]:

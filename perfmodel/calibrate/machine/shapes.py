@@ -27,7 +27,7 @@ def cpu_operations(quick: bool, most_flops: float) -> list[Operation]:
     """Operations of the NumPy path in single precision; products of more than `most_flops` [flop] are left out."""
     pairs, rows = (_CPU_QUICK_PAIRS, _CPU_QUICK_ROWS) if quick else (_CPU_PAIRS, _CPU_ROWS)
     lengths, caches = ((128, 256), (256, 1024)) if quick else ((128, 256, 512, 1024), (256, 1024, 4096))
-    elements = [1 << power for power in (range(14, 23, 2) if quick else range(13, 24))]
+    elements = [1 << power for power in (range(13, 24, 2) if quick else range(13, 24))]
     return [
         *(one for one in _products("fp32", pairs, rows) if _flops(one) <= most_flops),
         *_attention("prefill", "fp32", _CPU_HEADS, ((1, length) for length in lengths)),
