@@ -340,7 +340,7 @@ def test_a_busy_machine_is_named() -> None:
     assert seen[-1][0] == seen[-1][1] == len(seen) - 1
 
 
-def test_repetitions_are_long_enough_to_time() -> None:
+def test_a_repetition_follows_a_warm_up() -> None:
     calls = 0
 
     def call() -> None:
@@ -348,7 +348,7 @@ def test_repetitions_are_long_enough_to_time() -> None:
         calls += 1
 
     assert len(repeated(call, 5)) == 5
-    assert calls > 5 * 10
+    assert calls >= 2 + 5
 
 
 @pytest.mark.parametrize(
