@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from perfmodel.calibrate.machine import devices, steps
+from perfmodel.calibrate.machine import devices, measuring, steps
 from perfmodel.calibrate.machine.block import CPU_BLOCK, CUDA_BLOCK, BlockShape, forward, predicted_block
 from perfmodel.calibrate.machine.calibration import calibrate_machine, describe_machine
 from perfmodel.calibrate.machine.fitting import element_bytes, held_out
@@ -327,6 +327,20 @@ def test_percentiles_and_the_second_try() -> None:
     measured = measure(moody, quick=True)
     assert moody.calls == 2 * len(measured.samples)
     assert measured.notes == ()
+
+
+def test_a_guard_of_time_thins_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a clock that ticks a second a look, a guard of 60 s leaves out operations of every kind, the copy never."""
+    ticks = iter(range(10**6))
+    monkeypatch.setattr(measuring, "monotonic", lambda: float(next(ticks)))
+    measured = measure(LawDevice(UNKNOWN), quick=True, limit_s=60.0)
+    asked, taken = len(LawDevice(UNKNOWN).operations(True)), len(measured.samples)
+    assert measured.notes == (f"the time was up after {taken} of {asked} operations: the others are not in the fit",)
+    kinds = [sample.operation.kind for sample in measured.samples]
+    for kind in ("matmul", "prefill", "decode"):
+        whole = sum(one.kind == kind for one in LawDevice(UNKNOWN).operations(True))
+        assert abs(kinds.count(kind) / whole - taken / asked) < 0.1, kind
+    assert kinds.count("copy") == 1
 
 
 def test_a_busy_machine_is_named() -> None:

@@ -34,6 +34,8 @@ __all__ = [
 
 _LONGEST_NOTE = 400
 _POOR_MEDIAN = 0.25
+_LIMITS_S = {("cpu", False): 45.0, ("cpu", True): 20.0, ("cuda", False): 400.0, ("cuda", True): 100.0}
+"""Guards, by device and whether it is to be quick: a quiet machine is done in half of it."""
 
 
 class FittedBlock(Record):
@@ -138,8 +140,12 @@ def calibrate_machine(
     if not REPEATS <= repeats <= 10_000:
         raise PlanError(f"repeats: must be from {REPEATS} to 10000 (got {repeats})")
     facts = device.facts()
-    measured = measure(device, quick=quick, repeats=repeats, progress=progress)
-    machine = describe_machine(facts, measured, note, on_cpu=device.kind == "cpu")
+    limit_s = _LIMITS_S[device.kind, quick]
+    measured = measure(device, quick=quick, repeats=repeats, limit_s=limit_s, progress=progress)
+    try:
+        machine = describe_machine(facts, measured, note, on_cpu=device.kind == "cpu")
+    except PlanError as error:
+        raise PlanError("; ".join([str(error), *measured.notes])) from None
     check = _check(device, machine, repeats)
     return MachineCalibration(
         perfmodel_version=__version__,

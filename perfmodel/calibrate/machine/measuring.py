@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
@@ -17,6 +17,7 @@ __all__ = ["REPEATS", "Measured", "Progress", "measure", "sample_of"]
 REPEATS = 30
 _SECOND_TRIES_S = 15.0
 """How long a measurement goes on to repeat what was unsteady: on a machine that stays busy that does not help."""
+_GOLDEN = 0.6180339887498949
 _UNSTEADY = 2.0
 """90th over 10th percentile beyond which something else ran beside an operation: it is measured once more."""
 
@@ -33,30 +34,50 @@ class Measured:
 
 
 def measure(
-    device: Device, *, quick: bool = False, repeats: int = REPEATS, progress: Progress | None = None
+    device: Device,
+    *,
+    quick: bool = False,
+    repeats: int = REPEATS,
+    limit_s: float = 50.0,
+    progress: Progress | None = None,
 ) -> Measured:
-    """Every operation of the device, repeated `repeats` times; raises `PlanError` for times that are none."""
+    """Every operation of the device, repeated `repeats` times; raises `PlanError` for times that are none.
+
+    Operations are taken in an order that spreads over kinds and sizes: where `limit_s` [s] ends it early, what is left
+    out is thinned evenly, and a note says so.
+    """
     operations = device.operations(quick)
-    samples, unsteady = [], 0
-    patience = monotonic() + _SECOND_TRIES_S
-    for done, operation in enumerate(operations):
+    began, taken, unsteady = monotonic(), dict[int, Sample](), 0
+    for done, at in enumerate(_spread(operations)):
+        operation = operations[at]
+        if monotonic() - began > limit_s:
+            break
         if progress is not None:
             progress(done, len(operations), operation.kind)
         sample = sample_of(operation, device.repetitions(operation, repeats))
-        if sample.p90_s > _UNSTEADY * sample.p10_s and monotonic() < patience:
+        if sample.p90_s > _UNSTEADY * sample.p10_s and monotonic() - began < _SECOND_TRIES_S:
             again = sample_of(operation, device.repetitions(operation, repeats))
             sample = min(sample, again, key=lambda one: one.p90_s / one.p10_s)
         unsteady += sample.p90_s > _UNSTEADY * sample.p10_s
-        samples.append(sample)
+        taken[at] = sample
     if progress is not None:
         progress(len(operations), len(operations), "done")
-    notes = []
+    return Measured(tuple(taken[at] for at in sorted(taken)), tuple(_notes(len(operations), len(taken), unsteady)))
+
+
+def _notes(asked: int, taken: int, unsteady: int) -> Iterator[str]:
+    if taken < asked:
+        yield f"the time was up after {taken} of {asked} operations: the others are not in the fit"
     if unsteady:
-        notes.append(
-            f"{unsteady} of {len(samples)} operations took more than {_UNSTEADY:g} times as long at P90 as at P10: "
-            "something else ran beside them; repeat on a quiet machine"
+        yield (
+            f"{unsteady} of {taken} operations took more than {_UNSTEADY:g} times as long at P90 as at P10: something "
+            "else ran beside them; repeat on a quiet machine, on a CPU with fewer threads (OMP_NUM_THREADS)"
         )
-    return Measured(tuple(samples), tuple(notes))
+
+
+def _spread(operations: Sequence[Operation]) -> list[int]:
+    """The positions of the operations, the copy first, then by multiples of the golden ratio: any beginning is even."""
+    return sorted(range(len(operations)), key=lambda at: (operations[at].kind != "copy", at * _GOLDEN % 1))
 
 
 def sample_of(operation: Operation, times: Sequence[float]) -> Sample:
