@@ -157,7 +157,11 @@ def build_parser() -> argparse.ArgumentParser:
         ("sweep", "a grid of scenarios as one table", _sweep),
         ("cite", "the sources of a result as BibTeX", _cite),
         ("validate", "compare with published numbers", _validate),
-        ("calibrate", "kernel constants from a table you measured, or how good the shipped ones are", _calibrate),
+        (
+            "calibrate",
+            "kernel constants of this machine, of a table you measured, or how good the shipped are",
+            _calibrate,
+        ),
         ("schema", "the JSON schema of a document or a file", _schema),
         ("bench", "how fast perfmodel itself is", _bench),
     ):
@@ -485,16 +489,23 @@ def _validate(parser: argparse.ArgumentParser) -> None:
 
 def _calibrate(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run="perfmodel.cli.calibrate:calibrate")
+    group = parser.add_argument_group("this machine")
+    group.add_argument("--device", metavar="NAME", help="auto, cpu or cuda (default: cuda where PyTorch finds a GPU)")
+    group.add_argument("--quick", action="store_true", help="fewer sizes, less time")
+    group.add_argument("--note", metavar="TEXT", help="one line for the description: a date, the state of the machine")
     group = parser.add_argument_group("table")
     group.add_argument(
         "--from-table",
         metavar="FILE",
-        help="CSV, plain or .gz: m, n, k or op_name, num_gpus, bytes; and latency_us, latency_ms or seconds",
+        help="CSV, plain or .gz: m, n, k, or batch_size, isl or kv_len, num_heads, num_key_value_heads, head_dim, "
+        "or op_name, num_gpus, bytes; and latency_us, latency_ms or seconds",
     )
+    group.add_argument("--cluster", metavar="ID|FILE", help="with -o: write this cluster with the constants in it")
     for option in CALIBRATE:
         _add(group, option)
     group.add_argument("--law", metavar="NAME", help="fit this law of scaling to the table; see --laws")
     group.add_argument("--laws", action="store_true", help="the laws that can be fitted, and the columns they need")
+    group.add_argument("--shipped", action="store_true", help="where the shipped constants come from, and their errors")
     output = parser.add_argument_group("output")
     _json(output)
     output.add_argument("-o", "--output", metavar="FILE", help="write the constants there as TOML, whole or not at all")

@@ -22,7 +22,6 @@ from perfmodel.predict.uncertainty import extrapolations, interval_of, widenings
 from perfmodel.predict.weights import OPTIMIZERS
 from perfmodel.specs.architecture import Architecture
 from perfmodel.specs.cluster import Cluster, cluster_reference, load_cluster
-from perfmodel.specs.efficiency import load_efficiency
 from perfmodel.specs.huggingface import load_model, model_reference
 from perfmodel.specs.quantity import cited
 from perfmodel.specs.region import Region
@@ -124,7 +123,7 @@ def training_task(
     if optimizer not in OPTIMIZERS:
         raise PlanError(unknown_name("optimizer", optimizer, OPTIMIZERS))
     stack = load_software(default_training_software(machine.accelerator.vendor) if software is None else software)
-    efficiency = load_efficiency(machine.accelerator.id, machine.accelerator.relative)
+    efficiency = machine.accelerator.kernel_constants()
     if tokens is not None:
         tokens = _positive("tokens", tokens)
     length = _count("seq_len", seq_len)

@@ -17,7 +17,6 @@ from perfmodel.predict.serving.operating import Arrivals
 from perfmodel.predict.serving.precisions import Precisions, make_precisions
 from perfmodel.specs.architecture import Architecture
 from perfmodel.specs.cluster import Cluster, load_cluster
-from perfmodel.specs.efficiency import load_efficiency
 from perfmodel.specs.huggingface import load_model
 from perfmodel.specs.region import Region
 from perfmodel.specs.serving_software import ServingSoftware, load_serving_software
@@ -109,7 +108,7 @@ def serving_task(
         prefix_hit=_number("prefix_hit", prefix_hit, 1.0),
     )  # fmt: skip
     precisions = make_precisions(weights, activations, kv_cache)
-    efficiency = load_efficiency(machine.accelerator.id, machine.accelerator.relative)
+    efficiency = machine.accelerator.kernel_constants()
     memory = ServingMemory(architecture, stack, chosen, precisions, float(machine.accelerator.capacity_bytes))
     return ServingTask(
         architecture, machine, stack, chosen, precisions,
