@@ -20,6 +20,7 @@ __all__ = [
     "ESTIMATE_MEMORY",
     "ESTIMATE_SERVING",
     "ESTIMATE_TRAINING",
+    "EXPERT_KEYS",
     "LAYOUT",
     "OPTIONS",
     "PLAN_EXPERTS",
@@ -53,7 +54,7 @@ ALGORITHMS = ("auto", "ring", "tree", "in_network", "halving_doubling", "star", 
 @dataclass(frozen=True)
 class Option:
     """One option. `kind` is text, spec (an id, a path, or a table in a file), whole, number, switch, texts, wholes,
-    tokens (a whole number, or a table in a file), rows (rows of numbers, in a file only) or shares (a table of numbers,
+    tokens (a whole number, or a table in a file), array (a path, or rows of numbers in a file), rows (rows of numbers, in a file only) or shares (a table of numbers,
     NAME=X as a flag); `choices` are the names allowed, those of a table's keys too;
     `complete` is the kind of description whose ids complete it."""
 
@@ -93,6 +94,13 @@ _TRAINED = (
     Option("mean_seq_len", "whole", "mean tokens of a document, where they do not fill seq_len", low=1),
     Option("packing", "text", "documents padded to seq_len, or packed into it", choices=("padded", "packed")),
 )
+_EXPERTS = (
+    Option("expert_imbalance", "number", "load of the fullest expert-parallel rank over the mean (1: balanced)", low=1),
+    Option("expert_loads", "array", "tokens of every expert, placed in order: .csv, .npz, .json, or an engine's dump"),
+    Option("expert_placement", "spec", "plan of `perfmodel plan experts --json`: its loads, placement and traffic"),
+)
+EXPERT_KEYS = tuple(option.name for option in _EXPERTS)
+"""Three ways to say how uneven experts are."""
 _SEARCH = (
     Option("objective", "text", "what to make least", choices=("time", "cost", "energy", "memory"), default="time"),
     Option("memory_margin", "number", "share of the memory to leave free, e.g. 0.1", low=0, high=1),
@@ -140,8 +148,8 @@ LAYOUT = (
     ),
     Option("offload", "shares", "what waits in host memory: a share, or so many layers", choices=OFFLOADS),
 )
-PLAN_TRAINING = _SCENARIO + _TRAINED + _SEARCH
-ESTIMATE_TRAINING = _SCENARIO + _TRAINED + LAYOUT
+PLAN_TRAINING = _SCENARIO + _TRAINED + _EXPERTS + _SEARCH
+ESTIMATE_TRAINING = _SCENARIO + _TRAINED + _EXPERTS + LAYOUT
 ESTIMATE_MEMORY = tuple(option for option in ESTIMATE_TRAINING if option.name != "tokens")
 _SERVED = (
     Option("trace", "spec", "requests as recorded: a shipped id or a file (CSV, JSON lines, .gz)", complete="traces"),
@@ -174,6 +182,7 @@ _TRAFFIC = (
 ESTIMATE_SERVING = (
     *(option for option in _SCENARIO if option.name in ("model", "cluster", "accelerators", "software")),
     *_SERVED,
+    *_EXPERTS,
     *LAYOUT,
 )
 # Apart from OPTIONS: what an estimate takes one of, a plan chooses from.
@@ -195,6 +204,7 @@ PLAN_SERVING = (
     Option("memory_margin", "number", "share of the memory to leave free, e.g. 0.1", low=0, high=1),
     Option("redundancy", "whole", "replicas that may be lost (default: 0)", low=0),
     Option("traffic_factor", "number", "hold so many times the rate (default: 1)", low=0),
+    *_EXPERTS,
     Option("beside", "texts", "models that stay resident on the same accelerators", complete="models"),
     Option("top", "whole", "how many alternatives to list", low=1),
 )
@@ -326,7 +336,7 @@ PLAN_EXPERTS = (
     Option("work_limit", "whole", "packings and programs at most", low=1),
     Option("time_limit_s", "number", "guard in seconds (default: 60)", low=0),
 )
-OPTIONS = {option.name: option for option in (*_SCENARIO, *_TRAINED, *_SEARCH, *_SERVED, *LAYOUT)}
+OPTIONS = {option.name: option for option in (*_SCENARIO, *_TRAINED, *_EXPERTS, *_SEARCH, *_SERVED, *LAYOUT)}
 
 
 def parsed(option: Option, text: str) -> Any:
@@ -350,6 +360,9 @@ def checked(option: Option, value: Any, label: str, *, typed_as: str | None = No
         return dict(value) if isinstance(value, Mapping) else _whole(option, value, label, got)
     elif option.kind == "number":
         return _number(option, value, label, got)
+    elif option.kind == "array":
+        if not isinstance(value, (str, list)) or not value:
+            raise PlanError(f"{label}: must be a path or rows of numbers (got {got})")
     elif option.kind == "rows":
         if not isinstance(value, (list, tuple)) or not all(isinstance(row, (list, tuple)) for row in value):
             raise PlanError(f"{label}: must be a list of rows of numbers (got {got})")
@@ -425,10 +438,14 @@ def _whole(option: Option, value: Any, label: str, got: str) -> int:
 
 
 def _number(option: Option, value: Any, label: str, got: str) -> float:
-    wanted = "a number > 0" if option.high == math.inf else f"a number from {option.low:g} to below {option.high:g}"
+    wanted = f"a number from {option.low:g} to below {option.high:g}"
+    if option.high == math.inf:
+        wanted = f"a number >= {option.low:g}" if option.low > 0 else "a number > 0"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise PlanError(f"{label}: must be {wanted} (got {got})")
-    inside = 0 < value <= 1e300 if option.high == math.inf else option.low <= value < option.high
+    inside = (
+        0 < value <= 1e300 and value >= option.low if option.high == math.inf else option.low <= value < option.high
+    )
     if not inside:
         raise OutOfRangeError(f"{label}: must be {wanted} (got {got})")
     return float(value)
@@ -450,6 +467,9 @@ _JSON_KINDS: dict[str, dict[str, Any]] = {
     "spec": {"anyOf": [{"type": "string"}, {"type": "object"}]},
     "whole": {"type": "integer"},
     "tokens": {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "object"}]},
+    "array": {
+        "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "array", "items": {"type": "number"}}}]
+    },
     "rows": {"type": "array", "items": {"type": "array", "items": {"type": "number"}}},
     "number": {"type": "number"},
     "switch": {"type": "boolean"},
@@ -498,7 +518,8 @@ def _json_property(option: Option) -> dict[str, Any]:
         if option.high < math.inf:
             entry["maximum"] = int(option.high)
     if option.kind == "number":
-        entry |= {"exclusiveMinimum": 0} if option.high == math.inf else {"minimum": 0, "exclusiveMaximum": option.high}
+        least = {"minimum": option.low} if 0 < option.low < math.inf else {"exclusiveMinimum": 0}
+        entry |= least if option.high == math.inf else {"minimum": 0, "exclusiveMaximum": option.high}
     if option.default is not None:
         entry["default"] = option.default
     return entry

@@ -70,6 +70,7 @@ SERVER_ROLES = ("serve", "prefill", "decode")
 _METAVARS = {
     "whole": "N",
     "number": "X",
+    "array": "FILE",
     "spec": "ID",
     "text": "NAME",
     "tokens": "N",

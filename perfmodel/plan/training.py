@@ -43,6 +43,9 @@ def plan_training(
     trainable: str = "all",
     mean_seq_len: int | None = None,
     packing: str = "padded",
+    expert_imbalance: float | None = None,
+    expert_loads: Any = None,
+    expert_placement: Any = None,
     memory_margin: float = DEFAULT_MEMORY_MARGIN,
     max_watts: float | None = None,
     max_usd: float | None = None,
@@ -53,7 +56,8 @@ def plan_training(
     """The layout of least `objective` ("time", "cost", "energy" or "memory") that leaves `memory_margin` free.
 
     `max_watts` limits the mean power of all accelerators used, `max_usd` and `max_days` a run of `tokens`; `schedules`
-    are the pipeline schedules to choose from (None: those that the software offers). Raises `SpecError` or `PlanError`
+    are the pipeline schedules to choose from (None: those that the software offers). Uneven experts make a degree `ep`
+    slower by the fullest rank that it has (`expert_loads` are placed in order at every degree). Raises `SpecError` or `PlanError`
     for bad input; when nothing fits the plan says so (`feasible`, `infeasible_because`) and nothing is raised.
     """
     if objective not in OBJECTIVES:
@@ -74,6 +78,9 @@ def plan_training(
         trainable=trainable,
         mean_seq_len=mean_seq_len,
         packing=packing,
+        expert_imbalance=expert_imbalance,
+        expert_loads=expert_loads,
+        expert_placement=expert_placement,
     )
     memory = float(task.cluster.accelerator.capacity_bytes) * (1.0 - memory_margin)
     limits = limits_of(task, memory, max_watts, max_usd, max_days)

@@ -14,9 +14,17 @@ from perfmodel.formulas.cost import cost_usd, energy_j, energy_kwh
 from perfmodel.ops import minimum
 from perfmodel.predict.cost import Number, total
 from perfmodel.predict.degrees import Degrees
+from perfmodel.predict.imbalance import ExpertRouting, expert_routing
 from perfmodel.predict.layout import ParallelLayout, check_layout, make_layout
 from perfmodel.predict.matmul import matmul_format
-from perfmodel.predict.records import MemoryBytes, TrainingEstimate, Warned, term_of
+from perfmodel.predict.records import (
+    MemoryBytes,
+    TrainingEstimate,
+    UnevenExperts,
+    Warned,
+    term_of,
+    uneven_experts,
+)
 from perfmodel.predict.step import Step, StepModel
 from perfmodel.predict.uncertainty import extrapolations, interval_of, widenings
 from perfmodel.predict.weights import OPTIMIZERS
@@ -84,6 +92,8 @@ class TrainingTask:
             "trainable": self.trainable,
             "mean_seq_len": self.mean_seq_len,
             "packing": self.packing,
+            **dict.fromkeys(("expert_imbalance", "expert_loads", "expert_placement")),
+            **(self.steps.routing.request if self.steps.routing else {}),
         }
 
     @property
@@ -108,6 +118,9 @@ def training_task(
     trainable: str = "all",
     mean_seq_len: int | None = None,
     packing: str = "padded",
+    expert_imbalance: float | None = None,
+    expert_loads: Any = None,
+    expert_placement: Any = None,
 ) -> TrainingTask:
     """Load and check everything; raises `SpecError` and `PlanError` before any work."""
     architecture = load_model(model)
@@ -131,6 +144,7 @@ def training_task(
         optimizer=optimizer,
         trainable=trainable,
         document_len=float(mean) if mean is not None and packing == "packed" else None,
+        routing=_trained_routing(architecture, expert_imbalance, expert_loads, expert_placement),
     )
     return TrainingTask(
         model=architecture,
@@ -163,12 +177,16 @@ def estimate_training(
     trainable: str = "all",
     mean_seq_len: int | None = None,
     packing: str = "padded",
+    expert_imbalance: float | None = None,
+    expert_loads: Any = None,
+    expert_placement: Any = None,
 ) -> TrainingEstimate:
     """Time, memory, energy and cost of one training step of `global_batch` sequences of `seq_len` tokens.
 
     `tokens` adds the totals of a whole run. `trainable` is "all", "lora:r=R" or "qlora:r=R". Documents of
     `mean_seq_len` tokens are padded to `seq_len` each, or `packing` "packed" fills sequences with them, each attending
-    to itself; rates and utilisations then count their tokens alone. Raises `SpecError` for a bad description and
+    to itself; rates and utilisations then count their tokens alone. Experts are loaded evenly, or as one of
+    `expert_imbalance`, `expert_loads` and `expert_placement` says (`predict.imbalance.expert_routing`). Raises `SpecError` for a bad description and
     `PlanError` for arguments that cannot run together; an estimate that does not fit in memory is returned with
     `fits=False`.
     """
@@ -184,6 +202,9 @@ def estimate_training(
         trainable=trainable,
         mean_seq_len=mean_seq_len,
         packing=packing,
+        expert_imbalance=expert_imbalance,
+        expert_loads=expert_loads,
+        expert_placement=expert_placement,
     )
     chosen = make_layout(layout)
     check_layout(chosen, task.model, task.cluster, task.global_batch, task.seq_len)
@@ -274,11 +295,33 @@ def describe(task: TrainingTask, layout: ParallelLayout, step: Step) -> Training
         energy_j_per_step=energy,
         cost_usd_per_step=cost,
         run=_run(task, tokens_per_s, seconds, energy, cost),
+        experts=_uneven_experts(task, layout, seconds),
         terms=term_of(step.tree).children,
         warnings=warnings,
         notes=task.notes,
         sources=_sources(task),
     )
+
+
+def _trained_routing(model: Architecture, *given: Any) -> ExpertRouting | None:
+    """Unevenness of a step; a placement with replicas is for serving."""
+    routing = expert_routing(model, *given)
+    if routing is not None and routing.placement is not None and routing.placement.slots != model.n_experts:
+        raise PlanError(
+            f"expert_placement: {routing.placement.slots} slots for the {model.n_experts} experts of {model.id}: replicas "
+            "would sum their gradients, which is not priced in training; plan with as many slots as experts"
+        )
+    return routing
+
+
+def _uneven_experts(task: TrainingTask, layout: ParallelLayout, seconds: float) -> UnevenExperts | None:
+    """What the step waits for the fullest rank of experts; None where routing is balanced."""
+    routing = task.steps.routing
+    if routing is None:
+        return None
+    steps = as_laid_out(task.steps.balanced(), layout)
+    balanced = steps.price(degrees_of(layout, task.model.n_layers), task.global_batch, task.seq_len, detail=False)
+    return uneven_experts(routing, layout.ep, seconds / float(balanced.seconds))
 
 
 def _reference(kind: str, spec: Cluster | Software) -> str | dict[str, Any]:

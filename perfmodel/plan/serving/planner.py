@@ -16,6 +16,7 @@ from perfmodel.plan.serving.reasons import why_not, with_other_precisions
 from perfmodel.plan.serving.records import FrontierPoint, ServingAlternative, ServingPlan
 from perfmodel.plan.serving.space import Candidate, Candidates, candidates_of
 from perfmodel.plan.serving.split import Split, cheapest_split
+from perfmodel.predict.imbalance import ExpertRouting, expert_routing
 from perfmodel.predict.serving.demand import demand_of
 from perfmodel.predict.serving.estimate import estimate_serving
 from perfmodel.predict.serving.records import ServingEstimate
@@ -31,6 +32,7 @@ __all__ = ["MODES", "OBJECTIVES", "ServingQuestion", "plan_serving"]
 
 OBJECTIVES = ("cost", "energy", "throughput")
 MODES = ("aggregated", "disaggregated")
+_ROUTING = ("expert_imbalance", "expert_loads", "expert_placement")
 MOST_IN_AN_ENGINE = 32
 _PRICED = 6
 """Engines whose whole estimate is made where energy decides."""
@@ -56,6 +58,7 @@ class ServingQuestion:
     most: int | None
     keywords: dict[str, Any]
     candidates: Candidates
+    routing: ExpertRouting | None = None
 
 
 def plan_serving(
@@ -75,6 +78,9 @@ def plan_serving(
     traffic_factor: float = 1.0,
     beside: Sequence[Any] = (),
     top: int = 8,
+    expert_imbalance: float | None = None,
+    expert_loads: Any = None,
+    expert_placement: Any = None,
 ) -> ServingPlan:
     """The deployment of least `objective` that serves `workload` within `slo`: which engines, how many, how cut.
 
@@ -82,12 +88,14 @@ def plan_serving(
     or "throughput" (most requests within the limits on `max_accelerators`). `weights` and `kv_cache` are precisions
     to choose from (default: 16 bits, and fp8 where the hardware multiplies it). The plan holds with `redundancy`
     replicas lost and at `traffic_factor` times the rate; models `beside` stay resident on the same accelerators.
+    Experts are loaded evenly, or as one of `expert_imbalance`, `expert_loads` and `expert_placement` says.
     Raises `SpecError` and `PlanError`; where nothing keeps the limits the plan says so.
     """
     question = _question(
         model, cluster, workload, slo, objective=objective, software=software, weights=weights, kv_cache=kv_cache,
         modes=modes, max_accelerators=max_accelerators, memory_margin=memory_margin, redundancy=redundancy,
-        traffic_factor=traffic_factor, beside=beside, top=top,
+        traffic_factor=traffic_factor, beside=beside, top=top, expert_imbalance=expert_imbalance,
+        expert_loads=expert_loads, expert_placement=expert_placement,
     )  # fmt: skip
     engines = question.candidates.engines
     if not engines:
@@ -139,6 +147,7 @@ def _question(model: Any, cluster: Any, workload: Any, slo: Any, **given: Any) -
     clusters = tuple(load_cluster(one) for one in (cluster if isinstance(cluster, (list, tuple)) else [cluster]))
     if not clusters:
         raise PlanError("cluster: give at least one")
+    routing = expert_routing(architecture, *(given[name] for name in _ROUTING))
     others = tuple(load_model(one) for one in given["beside"])
     stack = load_serving_software(given["software"])
     prompt, answer = workload.prompts.mean, workload.outputs.mean
@@ -146,7 +155,7 @@ def _question(model: Any, cluster: Any, workload: Any, slo: Any, **given: Any) -
     candidates = candidates_of(
         architecture, clusters, stack, (math.ceil(prompt) + math.ceil(answer), demand.kv_len),
         weights=_choices(given["weights"]), kv_cache=_choices(given["kv_cache"]),
-        most=min(most or MOST_IN_AN_ENGINE, MOST_IN_AN_ENGINE), memory_margin=float(margin), beside=others,
+        most=min(most or MOST_IN_AN_ENGINE, MOST_IN_AN_ENGINE), memory_margin=float(margin), beside=others, routing=routing,
     )  # fmt: skip
     machines = [one.id for one in clusters]
     kept = given | {
@@ -155,10 +164,11 @@ def _question(model: Any, cluster: Any, workload: Any, slo: Any, **given: Any) -
         "slo": limits.model_dump(mode="json"),
         "workload": workload.model_dump(mode="json"), "weights": _listed(given["weights"]),
         "kv_cache": _listed(given["kv_cache"]),
+        **(routing.request if routing else {}),
     }  # fmt: skip
     return ServingQuestion(
         architecture, clusters, stack, workload, limits, given["objective"], modes, (rate or 0.0) * float(factor),
-        int(spare), most, kept, candidates,
+        int(spare), most, kept, candidates, routing,
     )  # fmt: skip
 
 
@@ -167,7 +177,9 @@ def _unrestricted(question: ServingQuestion, most: int | None = None) -> Candida
     workload, demand = question.workload, demand_of(question.workload)
     lengths = (math.ceil(workload.prompts.mean) + math.ceil(workload.outputs.mean), demand.kv_len)
     allowed = most or min(question.most or MOST_IN_AN_ENGINE, MOST_IN_AN_ENGINE)
-    return candidates_of(question.model, question.clusters, question.software, lengths, most=allowed)
+    return candidates_of(
+        question.model, question.clusters, question.software, lengths, most=allowed, routing=question.routing
+    )
 
 
 def _names(key: str, given: Sequence[str] | str, known: tuple[str, ...]) -> tuple[str, ...]:
@@ -243,6 +255,7 @@ def _estimate(question: ServingQuestion, one: Candidate, engines: int) -> Servin
     return estimate_serving(
         question.model, machine, layout=layout, workload=workload, slo=question.slo,
         weights=one.precisions.weights, kv_cache=one.precisions.kv_cache, software=question.software,
+        **(question.routing.request if question.routing else {}),
     )  # fmt: skip
 
 
