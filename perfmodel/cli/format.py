@@ -190,12 +190,11 @@ def uneven_experts(experts: Mapping[str, Any], what: str = "a decode step") -> s
     >>> uneven_experts({"ep": 8, "placed": "in order", "fullest_over_mean": 1.5, "leaving_node": 1.0, "slowdown": 1.2})
     'experts placed in order on 8 ranks: fullest rank 1.500 of the mean; a decode step takes 1.200 of a balanced one'
     """
-    crossing = (
-        "" if experts["leaving_node"] == 1 else f", {experts['leaving_node']:.2f} of even traffic leaves its node"
-    )
+    leaving, fullest = experts["leaving_node"], experts["fullest_over_mean"]
+    crossing = "" if leaving == 1 else f", {leaving:.2f} of even traffic leaves its node"
     words = {"given": "as unevenly loaded as given", "the plan's placement": "in the plan's placement"}
     placed = words.get(experts["placed"], f"placed {experts['placed']}")
     return (
-        f"experts {placed} on {experts['ep']} ranks: fullest rank {experts['fullest_over_mean']:.3f} of the mean{crossing}; "
+        f"experts {placed} on {experts['ep']} ranks: fullest rank {fullest:.3f} of the mean{crossing}; "
         f"{what} takes {experts['slowdown']:.3f} of a balanced one"
     )

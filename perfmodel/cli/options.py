@@ -54,8 +54,8 @@ ALGORITHMS = ("auto", "ring", "tree", "in_network", "halving_doubling", "star", 
 @dataclass(frozen=True)
 class Option:
     """One option. `kind` is text, spec (an id, a path, or a table in a file), whole, number, switch, texts, wholes,
-    tokens (a whole number, or a table in a file), array (a path, or rows of numbers in a file), rows (rows of numbers, in a file only) or shares (a table of numbers,
-    NAME=X as a flag); `choices` are the names allowed, those of a table's keys too;
+    tokens (a whole number, or a table in a file), array (a path, or in a file the rows themselves), rows (rows of
+    numbers, in a file only) or shares (a table of numbers, NAME=X as a flag); `choices` are the names allowed, those of a table's keys too;
     `complete` is the kind of description whose ids complete it."""
 
     name: str
