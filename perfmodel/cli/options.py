@@ -55,8 +55,8 @@ ALGORITHMS = ("auto", "ring", "tree", "in_network", "halving_doubling", "star", 
 class Option:
     """One option. `kind` is text, spec (an id, a path, or a table in a file), whole, number, switch, texts, wholes,
     tokens (a whole number, or a table in a file), array (a path, or in a file the rows themselves), rows (rows of
-    numbers, in a file only) or shares (a table of numbers, NAME=X as a flag); `choices` are the names allowed, those of a table's keys too;
-    `complete` is the kind of description whose ids complete it."""
+    numbers, in a file only) or shares (a table of numbers, NAME=X as a flag); `choices` are the names allowed, those
+    of a table's keys too; `complete` is the kind of description whose ids complete it."""
 
     name: str
     kind: str
@@ -443,9 +443,9 @@ def _number(option: Option, value: Any, label: str, got: str) -> float:
         wanted = f"a number >= {option.low:g}" if option.low > 0 else "a number > 0"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise PlanError(f"{label}: must be {wanted} (got {got})")
-    inside = (
-        0 < value <= 1e300 and value >= option.low if option.high == math.inf else option.low <= value < option.high
-    )
+    inside = option.low <= value < option.high
+    if option.high == math.inf:
+        inside = 0 < value <= 1e300 and inside
     if not inside:
         raise OutOfRangeError(f"{label}: must be {wanted} (got {got})")
     return float(value)
@@ -467,9 +467,7 @@ _JSON_KINDS: dict[str, dict[str, Any]] = {
     "spec": {"anyOf": [{"type": "string"}, {"type": "object"}]},
     "whole": {"type": "integer"},
     "tokens": {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "object"}]},
-    "array": {
-        "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "array", "items": {"type": "number"}}}]
-    },
+    "array": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "array"}}]},
     "rows": {"type": "array", "items": {"type": "array", "items": {"type": "number"}}},
     "number": {"type": "number"},
     "switch": {"type": "boolean"},

@@ -17,8 +17,8 @@ __all__ = ["Share"]
 class Share:
     """Degrees that cut a layer, and the sequences that a micro-batch brings; numbers may be arrays.
 
-    `document_len` [tokens] is the length of the documents packed into a sequence, None: one fills it; `routing` says how
-    uneven experts are, None: not at all.
+    `document_len` [tokens] is the length of the documents packed into a sequence, None: one fills it; `routing` says
+    how uneven experts are, None: not at all.
     """
 
     micro_batch: Number

@@ -186,8 +186,8 @@ def estimate_training(
     `tokens` adds the totals of a whole run. `trainable` is "all", "lora:r=R" or "qlora:r=R". Documents of
     `mean_seq_len` tokens are padded to `seq_len` each, or `packing` "packed" fills sequences with them, each attending
     to itself; rates and utilisations then count their tokens alone. Experts are loaded evenly, or as one of
-    `expert_imbalance`, `expert_loads` and `expert_placement` says (`predict.imbalance.expert_routing`). Raises `SpecError` for a bad description and
-    `PlanError` for arguments that cannot run together; an estimate that does not fit in memory is returned with
+    `expert_imbalance`, `expert_loads` and `expert_placement` says (`predict.imbalance.expert_routing`).
+    Raises `SpecError` for a bad description and `PlanError` for arguments that cannot run together; an estimate that does not fit in memory is returned with
     `fits=False`.
     """
     task = training_task(
@@ -308,8 +308,8 @@ def _trained_routing(model: Architecture, *given: Any) -> ExpertRouting | None:
     routing = expert_routing(model, *given)
     if routing is not None and routing.placement is not None and routing.placement.slots != model.n_experts:
         raise PlanError(
-            f"expert_placement: {routing.placement.slots} slots for the {model.n_experts} experts of {model.id}: replicas "
-            "would sum their gradients, which is not priced in training; plan with as many slots as experts"
+            f"expert_placement: {routing.placement.slots} slots for the {model.n_experts} experts of {model.id}: "
+            "replicas would sum their gradients, which is not priced in training; plan with as many slots as experts"
         )
     return routing
 

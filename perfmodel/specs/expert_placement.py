@@ -106,7 +106,10 @@ def _placement(plan: Mapping[str, Any], label: str) -> ExpertPlacement:
             raise SpecError(
                 f"{label}: decision: slot_expert: layer {layer}: must hold each of the {load.shape[1]} experts"
             )
-    fractions = [float(said[f"cross_{name}_fraction"]) for name in ("rank", "node")]
-    if not 0 <= fractions[1] <= fractions[0] + 1e-9 <= 1 + 1e-9:
-        raise SpecError(f"{label}: prediction: cross_rank_fraction: must be from 0 to 1 (got {fractions[0]!r})")
-    return ExpertPlacement(load, slots, ranks, nodes, *fractions, follows_tokens=asked.get("transitions") is not None)
+    ranked, noded = (float(said[f"cross_{name}_fraction"]) for name in ("rank", "node"))
+    if not 0 <= noded <= ranked + 1e-9 <= 1 + 2e-9:
+        raise SpecError(
+            f"{label}: prediction: cross_rank_fraction: must be from that of nodes, {noded!r}, to 1 (got {ranked!r})"
+        )
+    follows = asked.get("transitions") is not None
+    return ExpertPlacement(load, slots, ranks, nodes, ranked, noded, follows)

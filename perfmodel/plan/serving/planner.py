@@ -155,7 +155,8 @@ def _question(model: Any, cluster: Any, workload: Any, slo: Any, **given: Any) -
     candidates = candidates_of(
         architecture, clusters, stack, (math.ceil(prompt) + math.ceil(answer), demand.kv_len),
         weights=_choices(given["weights"]), kv_cache=_choices(given["kv_cache"]),
-        most=min(most or MOST_IN_AN_ENGINE, MOST_IN_AN_ENGINE), memory_margin=float(margin), beside=others, routing=routing,
+        most=min(most or MOST_IN_AN_ENGINE, MOST_IN_AN_ENGINE), memory_margin=float(margin), beside=others,
+        routing=routing,
     )  # fmt: skip
     machines = [one.id for one in clusters]
     kept = given | {

@@ -63,9 +63,9 @@ def estimate_serving(
     time between arrivals, `dispersion` its measure over windows (see `Workload`), `prefix_hit` [1] the share of prompt
     tokens that are cached. With `slo` the record says which share of the requests keeps it. `arrivals` says how the
     load generator of a closed loop sends: "closed-loop" and "lockstep" start all slots at once and refill each ten
-    times (in lockstep, prompts that came together stay so), "burst" sends every request once. Experts are loaded evenly,
-    or as one of `expert_imbalance`, `expert_loads` and `expert_placement` says (`predict.imbalance`). Raises `SpecError` and
-    `PlanError`; a deployment that does not fit is returned with `fits=False`.
+    times (in lockstep, prompts that came together stay so), "burst" sends every request once. Experts are loaded
+    evenly, or as one of `expert_imbalance`, `expert_loads` and `expert_placement` says (`predict.imbalance`). Raises
+    `SpecError` and `PlanError`; a deployment that does not fit is returned with `fits=False`.
     """
     asked = _asked(
         workload, concurrency, load, prompt_tokens=prompt_tokens, output_tokens=output_tokens,
