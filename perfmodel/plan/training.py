@@ -58,7 +58,7 @@ def plan_training(
     `max_watts` limits the mean power of all accelerators used, `max_usd` and `max_days` a run of `tokens`; `schedules`
     are the pipeline schedules to choose from (None: those that the software offers). Uneven experts make a degree `ep`
     slower by the fullest rank that it has (`expert_loads` are placed in order at every degree). Raises
-    `SpecError` or `PlanError` for bad input; when nothing fits the plan says so (`feasible`, `infeasible_because`) and nothing is raised.
+    `SpecError` or `PlanError` for bad input; when nothing fits the plan says so (`feasible`, `infeasible_because`).
     """
     if objective not in OBJECTIVES:
         raise PlanError(unknown_name("objective", objective, OBJECTIVES))

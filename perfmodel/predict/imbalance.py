@@ -132,9 +132,8 @@ def expert_exchange(links: Links, n_bytes: Number, ep: Number, etp: Number, unev
 def _given(imbalance: Any, degrees: Floats) -> ExpertRouting:
     if isinstance(imbalance, bool) or not isinstance(imbalance, (int, float)) or not 1 <= imbalance < np.inf:
         raise OutOfRangeError(f"expert_imbalance: must be a number >= 1, 1 is balanced (got {imbalance!r})")
-    ones = np.ones_like(degrees)
     # No rank has more than everything.
-    tables = Unevenness(np.minimum(float(imbalance), degrees), ones, ones, ones, ones)
+    tables = Unevenness(np.minimum(float(imbalance), degrees), *np.ones((4, len(degrees))))
     return ExpertRouting("given", {"expert_imbalance": float(imbalance)}, degrees, tables)
 
 
@@ -151,9 +150,8 @@ def _check_experts(key: str, load: Floats, model: Architecture) -> None:
 
 def _in_order(load: Floats, degrees: Floats) -> Unevenness:
     """Runs of neighbouring experts on every rank, at every degree."""
-    ones = np.ones_like(degrees)
     fullest = np.array([_fullest(load.reshape(len(load), int(d), -1).sum(axis=2)) for d in degrees])
-    return Unevenness(fullest, ones, ones, ones, ones)
+    return Unevenness(fullest, *np.ones((4, len(degrees))))
 
 
 def _fullest(on_ranks: Floats) -> float:

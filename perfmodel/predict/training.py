@@ -187,8 +187,8 @@ def estimate_training(
     `mean_seq_len` tokens are padded to `seq_len` each, or `packing` "packed" fills sequences with them, each attending
     to itself; rates and utilisations then count their tokens alone. Experts are loaded evenly, or as one of
     `expert_imbalance`, `expert_loads` and `expert_placement` says (`predict.imbalance.expert_routing`).
-    Raises `SpecError` for a bad description and `PlanError` for arguments that cannot run together; an estimate that does not fit in memory is returned with
-    `fits=False`.
+    Raises `SpecError` for a bad description and `PlanError` for arguments that cannot run together; an estimate that
+    does not fit in memory is returned with `fits=False`.
     """
     task = training_task(
         model,
