@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from perfmodel.plan.experts.budget import Budget
 from perfmodel.plan.experts.counts import greedy_counts, replica_count_bound
 from perfmodel.plan.experts.exact import solved_placement
+from perfmodel.plan.experts.hottest import FEW_RANKS, hottest_bound
 from perfmodel.plan.experts.packing import packed, rank_loads
 from perfmodel.plan.experts.pairs import searched_pairs
 from perfmodel.plan.experts.relaxation import replica_choice
@@ -86,7 +87,11 @@ def balanced_pool(loads: Floats, slots: int, ranks: int, search: Search) -> Pool
     elif search.budget.spend():
         plan = _spread(plan, loads, slots, ranks, most, search)
     small = _small(plan, loads, slots, ranks, search)
-    return small or _narrowed(plan, loads, slots, ranks, most, search)
+    if small is not None:
+        return small
+    if ranks <= FEW_RANKS and not settings.duplicates:
+        plan = _of_hottest(plan, loads, slots, ranks, most, search)
+    return _narrowed(plan, loads, slots, ranks, most, search)
 
 
 def is_small(experts: int, slots: int, ranks: int, settings: Settings) -> bool:
@@ -127,6 +132,20 @@ def _attempted(
     sizes = loads / counts
     found = packed(counts, sizes, ranks, duplicates=settings.duplicates, rounds=settings.rounds, target=target)
     return plan if found is None else _with(plan, found, loads)
+
+
+def _of_hottest(plan: Pool, loads: Floats, slots: int, ranks: int, most: int, search: Search) -> Pool:
+    """The bound of placing the hottest first, and the counts that come near it, packed."""
+    settings = search.settings
+    enough = max(plan.bound * (1 + settings.enough), search.target)
+    if plan.fullest <= enough or not search.budget.spend():
+        return plan
+    found = hottest_bound(loads, slots, ranks, plan.bound, plan.fullest)
+    if found.bound > plan.bound:
+        plan = Pool(plan.experts, plan.fullest, min(found.bound, plan.fullest), "hottest placed")
+    if plan.fullest > plan.bound * (1 + settings.enough):
+        plan = _attempted(plan, found.counts, loads, ranks, most, plan.bound, settings)
+    return plan
 
 
 def _narrowed(plan: Pool, loads: Floats, slots: int, ranks: int, most: int, search: Search) -> Pool:
