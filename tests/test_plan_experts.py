@@ -16,6 +16,7 @@ from perfmodel.plan.experts.bench import eplb_baseline, saved_loads, saved_trans
 from perfmodel.plan.experts.budget import Budget
 from perfmodel.plan.experts.counts import greedy_counts, replica_count_bound
 from perfmodel.plan.experts.exact import solved_placement
+from perfmodel.plan.experts.hottest import hottest_bound
 from perfmodel.plan.experts.mapping import mapping_text
 from perfmodel.plan.experts.moves import laid_over, moved
 from perfmodel.plan.experts.planner import stale_load
@@ -363,3 +364,20 @@ def test_published_tables_are_within_tolerance() -> None:
     assert report["over_tolerance"] == []
     for one in report["sources"].values():
         assert one["median_percent"] < one["baseline_median_percent"]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6), st.integers(2, 3), st.integers(2, 3), st.integers(0, 2))
+def test_placing_the_hottest_first_bounds_every_packing(seed: int, ranks: int, each: int, fewer: int) -> None:
+    draws = np.random.default_rng(seed)
+    slots = ranks * each
+    loads = draws.lognormal(0, 1.5, max(slots - fewer, 1))
+    if slots > len(loads) * ranks:
+        return
+    least = replica_count_bound(loads, slots, ranks, ranks)
+    found = hottest_bound(loads, slots, ranks, least, np.inf)
+    _, exact = solved_placement(loads, slots, ranks, duplicates=False)
+    assert exact.objective is not None
+    assert least <= found.bound <= exact.objective * (1 + 1e-6)
+    assert found.counts.sum() == slots
+    assert found.bound == pytest.approx(exact.objective, rel=1e-5)  # so small that every expert was placed

@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Rank = tuple[float, int]
 """Load of the placed replicas of a rank, and their number."""
-_STATES = 8000
+_STATES = 1500
 FEW_RANKS = 8
 """Ranks of a pool up to which ways to place an expert are few."""
 
@@ -81,11 +81,13 @@ class _Pool:
     def children(self, state: _State) -> Iterator[_State]:
         """Every number of copies of the next expert, on every choice of ranks that differ."""
         load = self.loads[len(state.copies)]
+        # No slot stays empty: the last expert takes those that are left.
+        least = state.spare + 1 if len(state.copies) + 1 == len(self.loads) else 1
         alike = [(rank, len(list(same))) for rank, same in groupby(state.ranks)]
         room = [number if rank[1] < self.each else 0 for rank, number in alike]
         for taken in product(*(range(most + 1) for most in room)):
             copies = sum(taken)
-            if not 1 <= copies <= state.spare + 1:
+            if not least <= copies <= state.spare + 1:
                 continue
             held: list[Rank] = []
             for (rank, number), some in zip(alike, taken, strict=True):
@@ -119,7 +121,11 @@ class _Pool:
         if key not in self._known:
             left = len(self.loads) - placed
             self._known[key] = min(
-                (self._thinned(slots - inside, spare - inside) for inside in range(spare + 1) if 0 <= slots - inside <= left),
+                (
+                    self._thinned(slots - inside, spare - inside)
+                    for inside in range(spare + 1)
+                    if 0 <= slots - inside <= left
+                ),
                 default=np.inf,
             )
         return self._known[key]

@@ -82,6 +82,8 @@ def balanced_pool(loads: Floats, slots: int, ranks: int, search: Search) -> Pool
     plan = _with(Pool(placed, np.inf, bound, "replica count"), placed, loads)
     if slots == ranks or plan.optimal or plan.fullest <= search.target:
         return plan
+    if ranks <= FEW_RANKS and not settings.duplicates and not is_small(len(loads), slots, ranks, settings):
+        plan = _of_hottest(plan, loads, slots, ranks, most, search)
     if slots == 2 * ranks and search.budget.spend():
         plan = _attempted(plan, greedy_counts(loads, slots, most), loads, ranks, most, plan.bound, settings)
     elif search.budget.spend():
@@ -89,8 +91,6 @@ def balanced_pool(loads: Floats, slots: int, ranks: int, search: Search) -> Pool
     small = _small(plan, loads, slots, ranks, search)
     if small is not None:
         return small
-    if ranks <= FEW_RANKS and not settings.duplicates:
-        plan = _of_hottest(plan, loads, slots, ranks, most, search)
     return _narrowed(plan, loads, slots, ranks, most, search)
 
 
