@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 import perfmodel as pm
-from perfmodel.errors import MissingExtraError, PlanError
+from perfmodel.errors import MissingExtraError, PlanError, SpecError
 from perfmodel.plan.experts.bench import eplb_baseline, saved_loads, saved_transitions
 from perfmodel.plan.experts.budget import Budget
 from perfmodel.plan.experts.counts import greedy_counts, replica_count_bound
@@ -26,7 +26,7 @@ from perfmodel.plan.experts.relaxation import replica_choice
 from perfmodel.plan.experts.task import expert_task
 from perfmodel.plan.experts.traffic import aligned, chained, crossings, stay_bound
 from perfmodel.plan.milp import LinearProgram, solve
-from perfmodel.specs.expert_load import generated_load, generated_transitions
+from perfmodel.specs.expert_load import generated_load, generated_transitions, load_expert_load
 
 HEURISTIC = Settings(exact_columns=0)
 
@@ -446,3 +446,13 @@ def test_links_price_what_leaves_a_node() -> None:
     blind, seeing = (pm.plan_experts(load, 8, cluster=one, **keywords) for one in (None, cluster))
     assert seeing.prediction.cross_node_fraction <= blind.prediction.cross_node_fraction + 1e-9
     assert seeing.certificate.gap is not None
+
+
+def test_loads_are_drawn_by_name() -> None:
+    found = load_expert_load("generated:3x16,spread=0.6,seed=4,concentration=7,experts_per_token=2")
+    assert np.array_equal(found["load"], generated_load(3, 16, spread=0.6, seed=4, experts_per_token=2))
+    assert found["transitions"].shape == (2, 16, 16)
+    for text, said in (("generated:16", "LAYERSxEXPERTS"), ("generated:3x16,sprad=1", "nearest"),
+                       ("generated:3x16,seed=x", "must be a number"), ("generated:3x4", "at most the 4")):  # fmt: skip
+        with pytest.raises(SpecError, match=said):
+            load_expert_load(text)

@@ -96,7 +96,11 @@ _TRAINED = (
 )
 _EXPERTS = (
     Option("expert_imbalance", "number", "load of the fullest expert-parallel rank over the mean (1: balanced)", low=1),
-    Option("expert_loads", "array", "tokens of every expert, placed in order: .csv, .npz, .json, or an engine's dump"),
+    Option(
+        "expert_loads",
+        "array",
+        "tokens of every expert, placed in order: a file as for plan experts, or generated:61x256",
+    ),
     Option("expert_placement", "spec", "plan of `perfmodel plan experts --json`: its loads, placement and traffic"),
 )
 EXPERT_KEYS = tuple(option.name for option in _EXPERTS)
@@ -321,13 +325,18 @@ SLO = ("ttft_s", "tpot_s", "percentile")
 """Keys of the table `slo` of a document, on the command line by their own names."""
 # Apart from OPTIONS: a question about loads shares no key with a training step but the words objective and cluster.
 PLAN_EXPERTS = (
-    Option("load", "text", "tokens of every expert: .csv, .npz or .json, or an engine's dump", required=True),
+    Option(
+        "load",
+        "text",
+        "tokens of every expert: .csv, .npz, .json, an engine's dump, or generated:58x256",
+        required=True,
+    ),
     Option("ranks", "whole", "expert-parallel ranks", low=1, required=True),
     Option("nodes", "whole", "nodes the ranks stand in (default: 1)", low=1),
     Option("slots", "whole", "experts held by all ranks together (default: one an expert)", low=1),
     Option("groups", "whole", "groups of experts that each stay on one node (default: none)", low=1),
     Option("transitions", "text", "file with transitions[layer][i][j] (default: those beside the load)"),
-    Option("cluster", "spec", "cluster id or file that must hold the ranks", complete="clusters"),
+    Option("cluster", "spec", "cluster id or file that must hold the ranks; its links price both", complete="clusters"),
     Option("objective", "text", "what to make least (default: balance)", choices=("balance", "traffic", "both")),
     Option("duplicates", "switch", "allow replicas of one expert on one rank"),
     Option("previous", "text", "plan or mapping that runs now: ranks are named for few moves"),

@@ -112,7 +112,7 @@ def _version_note(label: str, document: Mapping[str, Any]) -> tuple[str, ...]:
 
 def beside(folder: Path | None, value: Any, option: Option) -> Any:
     """A relative path in a file means: relative to that file."""
-    if folder is not None and option.kind == "array" and isinstance(value, str):
+    if folder is not None and option.kind == "array" and isinstance(value, str) and not value.startswith("generated:"):
         return str(folder / value)
     if folder is None or option.kind != "spec" or not isinstance(value, str) or value.startswith("hf:"):
         return value

@@ -51,7 +51,7 @@ def hottest_bound(loads: Floats, slots: int, ranks: int, least: float, enough: f
     number = count()
     start = _State(((0.0, 0),) * ranks, (), slots - len(loads))
     queue = [(pool.bound(start), 0, next(number), start)]
-    seen = set()
+    seen: set[tuple[int, int, tuple[Rank, ...]]] = set()
     while len(seen) < _STATES:
         bound, depth, _, state = queue[0]
         if bound >= enough or -depth == len(loads):

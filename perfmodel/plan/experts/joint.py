@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 _SWEEPS, _EXCHANGES = 12, 60
 _TINY = 1e-9
-Price = Callable[[Floats, Floats, Floats], Floats]
+Price = Callable[[Any, Any, Any], Any]
 """Mean layer time of (mean tail, share of tokens that change rank, share that change node), arrays that broadcast."""
 
 
