@@ -96,7 +96,7 @@ def _question(args: Namespace) -> dict[str, Any]:
                 continue
             typed = key in _ARRAYS and not isinstance(value, str)
             question[key] = value if typed else checked(names[key], value, f"{args.file}: {key}")
-            if key in _ARRAYS and isinstance(value, str):
+            if key in _ARRAYS and isinstance(value, str) and not value.startswith("generated:"):
                 question[key] = str(folder / value)
     for option in PLAN_EXPERTS:
         if hasattr(args, option.name):

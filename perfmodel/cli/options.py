@@ -20,6 +20,7 @@ __all__ = [
     "ESTIMATE_MEMORY",
     "ESTIMATE_SERVING",
     "ESTIMATE_TRAINING",
+    "EXPERT_KEYS",
     "LAYOUT",
     "OPTIONS",
     "PLAN_EXPERTS",
@@ -53,9 +54,9 @@ ALGORITHMS = ("auto", "ring", "tree", "in_network", "halving_doubling", "star", 
 @dataclass(frozen=True)
 class Option:
     """One option. `kind` is text, spec (an id, a path, or a table in a file), whole, number, switch, texts, wholes,
-    tokens (a whole number, or a table in a file), rows (rows of numbers, in a file only) or shares (a table of numbers,
-    NAME=X as a flag); `choices` are the names allowed, those of a table's keys too;
-    `complete` is the kind of description whose ids complete it."""
+    tokens (a whole number, or a table in a file), array (a path, or in a file the rows themselves), rows (rows of
+    numbers, in a file only) or shares (a table of numbers, NAME=X as a flag); `choices` are the names allowed, those
+    of a table's keys too; `complete` is the kind of description whose ids complete it."""
 
     name: str
     kind: str
@@ -100,6 +101,17 @@ _CARBON = (
     Option("life_years", "number", "years until hardware is replaced (default: 6)", low=0),
 )
 _OBJECTIVES = ("time", "cost", "energy", "carbon", "memory")
+_EXPERTS = (
+    Option("expert_imbalance", "number", "load of the fullest expert-parallel rank over the mean (1: balanced)", low=1),
+    Option(
+        "expert_loads",
+        "array",
+        "tokens of every expert, placed in order: a file as for plan experts, or generated:61x256",
+    ),
+    Option("expert_placement", "spec", "plan of `perfmodel plan experts --json`: its loads, placement and traffic"),
+)
+EXPERT_KEYS = tuple(option.name for option in _EXPERTS)
+"""Three ways to say how uneven experts are."""
 _SEARCH = (
     Option("objective", "text", "what to make least", choices=_OBJECTIVES, default="time"),
     Option("memory_margin", "number", "share of the memory to leave free, e.g. 0.1", low=0, high=1),
@@ -147,8 +159,8 @@ LAYOUT = (
     ),
     Option("offload", "shares", "what waits in host memory: a share, or so many layers", choices=OFFLOADS),
 )
-PLAN_TRAINING = _SCENARIO + _TRAINED + _CARBON + _SEARCH
-ESTIMATE_TRAINING = _SCENARIO + _TRAINED + _CARBON + LAYOUT
+PLAN_TRAINING = _SCENARIO + _TRAINED + _EXPERTS + _CARBON + _SEARCH
+ESTIMATE_TRAINING = _SCENARIO + _TRAINED + _EXPERTS + _CARBON + LAYOUT
 ESTIMATE_MEMORY = tuple(option for option in ESTIMATE_TRAINING if option.name != "tokens")
 _SERVED = (
     Option("trace", "spec", "requests as recorded: a shipped id or a file (CSV, JSON lines, .gz)", complete="traces"),
@@ -181,6 +193,7 @@ _TRAFFIC = (
 ESTIMATE_SERVING = (
     *(option for option in _SCENARIO if option.name in ("model", "cluster", "accelerators", "software")),
     *_SERVED,
+    *_EXPERTS,
     *_CARBON,
     *LAYOUT,
 )
@@ -208,6 +221,7 @@ PLAN_SERVING = (
     Option("memory_margin", "number", "share of the memory to leave free, e.g. 0.1", low=0, high=1),
     Option("redundancy", "whole", "replicas that may be lost (default: 0)", low=0),
     Option("traffic_factor", "number", "hold so many times the rate (default: 1)", low=0),
+    *_EXPERTS,
     Option("beside", "texts", "models that stay resident on the same accelerators", complete="models"),
     Option("top", "whole", "how many alternatives to list", low=1),
 )
@@ -324,13 +338,18 @@ SLO = ("ttft_s", "tpot_s", "percentile")
 """Keys of the table `slo` of a document, on the command line by their own names."""
 # Apart from OPTIONS: a question about loads shares no key with a training step but the words objective and cluster.
 PLAN_EXPERTS = (
-    Option("load", "text", "tokens of every expert: .csv, .npz or .json, or an engine's dump", required=True),
+    Option(
+        "load",
+        "text",
+        "tokens of every expert: .csv, .npz, .json, an engine's dump, or generated:58x256",
+        required=True,
+    ),
     Option("ranks", "whole", "expert-parallel ranks", low=1, required=True),
     Option("nodes", "whole", "nodes the ranks stand in (default: 1)", low=1),
     Option("slots", "whole", "experts held by all ranks together (default: one an expert)", low=1),
     Option("groups", "whole", "groups of experts that each stay on one node (default: none)", low=1),
     Option("transitions", "text", "file with transitions[layer][i][j] (default: those beside the load)"),
-    Option("cluster", "spec", "cluster id or file that must hold the ranks", complete="clusters"),
+    Option("cluster", "spec", "cluster id or file that must hold the ranks; its links price both", complete="clusters"),
     Option("objective", "text", "what to make least (default: balance)", choices=("balance", "traffic", "both")),
     Option("duplicates", "switch", "allow replicas of one expert on one rank"),
     Option("previous", "text", "plan or mapping that runs now: ranks are named for few moves"),
@@ -339,7 +358,7 @@ PLAN_EXPERTS = (
     Option("work_limit", "whole", "packings and programs at most", low=1),
     Option("time_limit_s", "number", "guard in seconds (default: 60)", low=0),
 )
-OPTIONS = {option.name: option for option in (*_SCENARIO, *_TRAINED, *_CARBON, *_SEARCH, *_SERVED, *LAYOUT)}
+OPTIONS = {option.name: option for option in (*_SCENARIO, *_TRAINED, *_EXPERTS, *_CARBON, *_SEARCH, *_SERVED, *LAYOUT)}
 
 
 def parsed(option: Option, text: str) -> Any:
@@ -363,6 +382,9 @@ def checked(option: Option, value: Any, label: str, *, typed_as: str | None = No
         return dict(value) if isinstance(value, Mapping) else _whole(option, value, label, got)
     elif option.kind == "number":
         return _number(option, value, label, got)
+    elif option.kind == "array":
+        if not isinstance(value, (str, list)) or not value:
+            raise PlanError(f"{label}: must be a path or rows of numbers (got {got})")
     elif option.kind == "rows":
         if not isinstance(value, (list, tuple)) or not all(isinstance(row, (list, tuple)) for row in value):
             raise PlanError(f"{label}: must be a list of rows of numbers (got {got})")
@@ -438,10 +460,14 @@ def _whole(option: Option, value: Any, label: str, got: str) -> int:
 
 
 def _number(option: Option, value: Any, label: str, got: str) -> float:
-    wanted = "a number > 0" if option.high == math.inf else f"a number from {option.low:g} to below {option.high:g}"
+    wanted = f"a number from {option.low:g} to below {option.high:g}"
+    if option.high == math.inf:
+        wanted = f"a number >= {option.low:g}" if option.low > 0 else "a number > 0"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise PlanError(f"{label}: must be {wanted} (got {got})")
-    inside = 0 < value <= 1e300 if option.high == math.inf else option.low <= value < option.high
+    inside = option.low <= value < option.high
+    if option.high == math.inf:
+        inside = 0 < value <= 1e300 and inside
     if not inside:
         raise OutOfRangeError(f"{label}: must be {wanted} (got {got})")
     return float(value)
@@ -463,6 +489,7 @@ _JSON_KINDS: dict[str, dict[str, Any]] = {
     "spec": {"anyOf": [{"type": "string"}, {"type": "object"}]},
     "whole": {"type": "integer"},
     "tokens": {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "object"}]},
+    "array": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "array"}}]},
     "rows": {"type": "array", "items": {"type": "array", "items": {"type": "number"}}},
     "number": {"type": "number"},
     "switch": {"type": "boolean"},
@@ -511,7 +538,8 @@ def _json_property(option: Option) -> dict[str, Any]:
         if option.high < math.inf:
             entry["maximum"] = int(option.high)
     if option.kind == "number":
-        entry |= {"exclusiveMinimum": 0} if option.high == math.inf else {"minimum": 0, "exclusiveMaximum": option.high}
+        least = {"minimum": option.low} if 0 < option.low < math.inf else {"exclusiveMinimum": 0}
+        entry |= least if option.high == math.inf else {"minimum": 0, "exclusiveMaximum": option.high}
     if option.default is not None:
         entry["default"] = option.default
     return entry

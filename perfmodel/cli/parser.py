@@ -75,6 +75,7 @@ SERVER_ROLES = ("serve", "prefill", "decode")
 _METAVARS = {
     "whole": "N",
     "number": "X",
+    "array": "FILE",
     "spec": "ID",
     "text": "NAME",
     "tokens": "N",

@@ -93,6 +93,8 @@ def serving_page(console: Console, document: Mapping[str, Any]) -> None:
     table.add_row("request", fmt.seconds(document["request_latency_s"]))
     console.print()
     console.print(table)
+    if document["experts"]:
+        console.print(Text(fmt.uneven_experts(document["experts"], "a decode step")))
     _limits(console, document)
     _iterations(console, document)
     _capacity(console, document)
