@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perfmodel.cli.options import PLAN_EXPERTS, checked, parsed
+from perfmodel.cli.option import checked, parsed
+from perfmodel.cli.options import PLAN_EXPERTS
 from perfmodel.cli.output import emit, say, write_atomically
 from perfmodel.cli.scenario import read_table
 from perfmodel.errors import PlanError, SpecError, unknown_name

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perfmodel.cli.options import EXPERT_KEYS, PLAN_SERVING, SLO, checked, parsed
+from perfmodel.cli.option import checked, parsed
+from perfmodel.cli.options import EXPERT_KEYS, PLAN_SERVING, SLO
 from perfmodel.cli.output import emit, say
 from perfmodel.cli.scenario import beside, read_table
 from perfmodel.errors import PerfModelError, PlanError, SpecError, unknown_name

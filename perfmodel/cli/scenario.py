@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perfmodel.cli.options import LAYOUT, OPTIONS, SLO, Option, checked
+from perfmodel.cli.option import Option, checked
+from perfmodel.cli.options import LAYOUT, OPTIONS, SLO
 from perfmodel.errors import PlanError, SpecError, unknown_name
 
 __all__ = ["Scenario", "beside", "gather", "read_scenario", "read_table", "read_text"]
