@@ -33,11 +33,17 @@ _SCHEMAS = {
     "law-fit": ("perfmodel.calibrate.laws", "LawFit", "serialization"),
     "memory-estimate": ("perfmodel.cli.memory", "MemoryEstimate", "serialization"),
     "kernel-estimate": ("perfmodel.predict.kernel_documents", "KernelEstimate", "serialization"),
+    "comparison": ("perfmodel.study.compare", "Comparison", "serialization"),
     "accelerator": ("perfmodel.specs.accelerator", "Accelerator", "validation"),
     "cluster": ("perfmodel.specs.cluster", "Cluster", "validation"),
     "host": ("perfmodel.specs.host", "Host", "validation"),
     "model": ("perfmodel.specs.architecture", "Architecture", "validation"),
     "software": ("perfmodel.specs.software", "Software", "validation"),
+}
+_BENCHES = {
+    "training": "perfmodel.plan.bench",
+    "serving": "perfmodel.plan.serving.bench",
+    "sweep": "perfmodel.study.bench",
 }
 
 
@@ -172,13 +178,12 @@ def schema(args: Namespace) -> int:
 
 
 def bench(args: Namespace) -> int:
-    """`perfmodel bench`: how fast planning is, or how far expert placement reaches."""
+    """`perfmodel bench`: how fast planning and sweeping are, or how far expert placement reaches."""
     if args.name == "experts":
         from perfmodel.cli.experts import bench_experts
 
         return bench_experts(args)
-    room = {"training": "perfmodel.plan.bench", "serving": "perfmodel.plan.serving.bench"}[args.name]
-    measure: Callable[[], Mapping[str, Any]] = getattr(import_module(room), f"bench_{args.name}")
+    measure: Callable[[], Mapping[str, Any]] = getattr(import_module(_BENCHES[args.name]), f"bench_{args.name}")
     document = dict(measure())
 
     def page(console: Console) -> None:

@@ -176,6 +176,6 @@ def quantity(key: str, value: float) -> str:
         return f"{usd(value)} per {name.removeprefix('usd_per_')}"
     if name.endswith("_usd"):
         return usd(value)
-    if name.endswith("_s") and not name.endswith("per_s"):
+    if name.endswith("_s") and not name.endswith("_per_s"):
         return seconds(value)
     return count(value)

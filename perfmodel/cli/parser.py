@@ -46,6 +46,7 @@ SCHEMAS = (
     "law-fit",
     "memory-estimate",
     "kernel-estimate",
+    "comparison",
     "scenario",
     "accelerator",
     "cluster",
@@ -81,6 +82,8 @@ _COMMANDS = "perfmodel.cli.commands"
 _CATALOGUE = "perfmodel.cli.catalogue"
 _KERNELS = "perfmodel.cli.kernels"
 _LAUNCH = "perfmodel.cli.launch"
+_STUDY = "perfmodel.cli.study"
+BENCHES = ("training", "serving", "experts", "sweep")
 _EPILOG = """\
 examples:
   perfmodel plan training --model llama-3.1-405b --cluster dgx-h100 --accelerators 16384 \\
@@ -141,6 +144,9 @@ def build_parser() -> argparse.ArgumentParser:
         ("explain", "the equation, units, validity and source of a formula", _explain),
         ("list", "what is on the shelf", _list),
         ("show", "one thing from the shelf, with the source of every number", _show),
+        ("compare", "two results or scenarios, term by term", _compare),
+        ("sweep", "a grid of scenarios as one table", _sweep),
+        ("cite", "the sources of a result as BibTeX", _cite),
         ("validate", "compare with published numbers", _validate),
         ("calibrate", "kernel constants from a table you measured, or how good the shipped ones are", _calibrate),
         ("schema", "the JSON schema of a document or a file", _schema),
@@ -367,6 +373,33 @@ def _show(parser: argparse.ArgumentParser) -> None:
     _output(parser)
 
 
+def _compare(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=f"{_STUDY}:compare_results")
+    for name in ("a", "b"):
+        parser.add_argument(name, metavar=name.upper(), help="JSON of a result, or a scenario file, which is run first")
+    _output(parser)
+
+
+def _cite(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=f"{_STUDY}:cite_result")
+    parser.add_argument("result", metavar="DOC", help="JSON of a result")
+    parser.add_argument("-o", "--output", metavar="FILE", help="write there instead, whole or not at all")
+
+
+def _sweep(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=f"{_STUDY}:sweep_grid")
+    parser.add_argument("grid", metavar="GRID", help="TOML or JSON: tables axes (keys and values) and scenario")
+    how = parser.add_argument_group("how")
+    how.add_argument("--workers", metavar="N", help="processes of this machine (default: its cores; 1: this process)")
+    how.add_argument("--dask", metavar="ADDRESS", help="scheduler of a Dask cluster instead (extra dask)")
+    how.add_argument("--resume", action="store_true", help="go on with the run that -o FILE was begun by")
+    output = parser.add_argument_group("output")
+    _json(output)
+    output.add_argument(
+        "-o", "--output", metavar="FILE", help="*.csv, *.parquet (extra parquet) or *.json, whole or not at all"
+    )
+
+
 def _validate(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=f"{_COMMANDS}:validate")
     parser.add_argument("--source", metavar="ID", help="this source alone; see perfmodel list published")
@@ -405,8 +438,7 @@ def _schema(parser: argparse.ArgumentParser) -> None:
 
 def _bench(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=f"{_COMMANDS}:bench")
-    choices = ("training", "serving", "experts")
-    parser.add_argument("name", metavar="WHAT", nargs="?", choices=choices, default="training", help=", ".join(choices))
+    parser.add_argument("name", metavar="WHAT", nargs="?", choices=BENCHES, default="training", help=", ".join(BENCHES))
     _output(parser)
 
 

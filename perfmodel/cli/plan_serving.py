@@ -174,7 +174,8 @@ def _commands(console: Console, plan: Mapping[str, Any]) -> None:
 
     from perfmodel.launch import export_plan
 
-    tool = _ENGINES.get(plan["request"]["software"], "vllm")
+    software = plan["request"]["software"]
+    tool = _ENGINES.get(software if isinstance(software, str) else software["id"], "vllm")
     try:
         text = export_plan(plan, tool).text
     except PerfModelError as error:

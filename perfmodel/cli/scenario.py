@@ -84,6 +84,8 @@ def _flat(label: str, data: Mapping[str, Any]) -> dict[str, Any]:
                 if inner in data:
                     raise SpecError(f"{label}: {inner}: given twice, alone and under {key}; keep one")
             flat |= value
+        elif key == "question":  # of a scenario that the library wrote; here the command is the question
+            continue
         elif key not in OPTIONS:
             raise SpecError(f"{label}: {unknown_name('key', key, [*OPTIONS, *_TABLES], shown=50)}")
         else:

@@ -231,7 +231,8 @@ def _machine(asked: Any, decision: Any) -> Any:
     if not isinstance(asked, list) or not isinstance(decision, Mapping):
         return asked
     roles = [part for part in decision.values() if isinstance(part, Mapping) and "cluster" in part]
-    return roles[0]["cluster"] if roles else asked[0]
+    chosen = roles[0]["cluster"] if roles else None
+    return next((one for one in asked if chosen == (one.get("id") if isinstance(one, Mapping) else one)), asked[0])
 
 
 def _length(label: str, table: Mapping[str, Any], key: str, *, largest: bool) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from perfmodel.plan.records import Certificate, Constraint
+from perfmodel.plan.records import Certificate, Constraint, Plan
 from perfmodel.predict.records import Record, Warned
 
 __all__ = ["Impact", "PowerAlternative", "PowerDecision", "PowerPlan", "PowerPrediction", "PowerSensitivity"]
@@ -64,7 +64,7 @@ class PowerSensitivity(Record):
     added_servers_fraction: float
 
 
-class PowerPlan(Record):
+class PowerPlan(Plan):
     """How far a row can be filled beyond its nameplates; `feasible` is False where not even the row as it is holds."""
 
     document: str = "perfmodel/power-plan/1"

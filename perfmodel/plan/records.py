@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from perfmodel.predict.records import Record, TrainingEstimate
 
-__all__ = ["Alternative", "Certificate", "Constraint", "Sensitivity", "TrainingPlan"]
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+__all__ = ["Alternative", "Certificate", "Constraint", "Plan", "Sensitivity", "TrainingPlan"]
 
 
 class Constraint(Record):
@@ -53,7 +56,17 @@ class Alternative(Record):
     tied: bool
 
 
-class TrainingPlan(Record):
+class Plan(Record):
+    """What a planner returns."""
+
+    def to_frame(self) -> DataFrame:
+        """The choices as a tidy table, the decision first, or who gets what."""
+        from perfmodel.plan.frames import document_frame
+
+        return document_frame(self.to_dict())
+
+
+class TrainingPlan(Plan):
     """The best layout found, why, and what else was close; `feasible` is False when nothing fits."""
 
     document: str = "perfmodel/training-plan/1"

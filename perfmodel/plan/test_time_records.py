@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from perfmodel.plan.records import Certificate, Constraint
+from perfmodel.plan.records import Certificate, Constraint, Plan
 from perfmodel.predict.records import Record
 
 __all__ = [
@@ -104,7 +104,7 @@ class BudgetSensitivity(Record):
     if_doubled_accuracy: float
 
 
-class TestTimePlan(Record):
+class TestTimePlan(Plan):
     """The best allocation found, what it is worth beside simpler ways, and what more money would buy."""
 
     __test__ = False

@@ -15,7 +15,7 @@ from perfmodel.errors import OutOfRangeError, PlanError, unknown_name
 from perfmodel.formulas.cost import cost_usd
 from perfmodel.formulas.scaling_laws import chinchilla_loss, chinchilla_optimal_params
 from perfmodel.formulas.scaling_laws_training import effective_precision_params, lifetime_cost_usd
-from perfmodel.plan.records import Certificate, Constraint
+from perfmodel.plan.records import Certificate, Constraint, Plan
 from perfmodel.predict.records import Record
 from perfmodel.specs.cluster import load_cluster
 from perfmodel.specs.registry import data_version
@@ -75,7 +75,7 @@ class TrainingChoice(Record):
     cost: float
 
 
-class TrainingBudgetPlan(Record):
+class TrainingBudgetPlan(Plan):
     """The best model under a total budget, beside the one that ignores serving and beside other precisions."""
 
     document: str = "perfmodel/training-budget-plan/1"

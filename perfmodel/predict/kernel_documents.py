@@ -17,8 +17,8 @@ from perfmodel.predict.kernel_estimates import (
 )
 from perfmodel.predict.records import Record, Warned
 from perfmodel.predict.uncertainty import BEYOND
-from perfmodel.specs.cluster import Cluster, load_cluster
-from perfmodel.specs.registry import data_version
+from perfmodel.specs.cluster import Cluster, cluster_reference, load_cluster
+from perfmodel.specs.registry import data_version, reference
 
 __all__ = ["KernelEstimate", "describe_attention", "describe_collective", "describe_gemm"]
 
@@ -67,7 +67,8 @@ class KernelEstimate(Record):
 def describe_gemm(accelerator: Any, m: float, n: float, k: float, dtype: str = "bf16") -> KernelEstimate:
     """The document of `estimate_gemm`; one product, not arrays. Raises `PlanError` and `SpecError`."""
     priced = priced_gemm(accelerator, m, n, k, dtype)
-    request = {"kernel": "gemm", "accelerator": priced.accelerator.id, "m": m, "n": n, "k": k, "dtype": dtype}
+    part = reference("accelerators", priced.accelerator)
+    request = {"kernel": "gemm", "accelerator": part, "m": m, "n": n, "k": k, "dtype": dtype}
     return _described(priced, request, (f"matmul.{'bf16' if dtype == 'fp16' else dtype} ",))
 
 
@@ -86,7 +87,8 @@ def describe_attention(
     """The document of `estimate_attention`; one kernel, not arrays. Raises `PlanError` and `SpecError`."""
     sizes = (batch, seq_len, n_heads, n_kv_heads, d_head)
     priced = priced_attention(accelerator, phase, *sizes, dtype, kv_dtype, library)
-    request: dict[str, Any] = {"kernel": "attention", "accelerator": priced.accelerator.id, "phase": phase}
+    part = reference("accelerators", priced.accelerator)
+    request: dict[str, Any] = {"kernel": "attention", "accelerator": part, "phase": phase}
     request |= dict(zip(("batch", "seq_len", "n_heads", "n_kv_heads", "d_head"), sizes, strict=True))
     request |= {"dtype": dtype, "kv_dtype": kv_dtype, "library": library}
     named = library or (PREFILL_LIBRARY if phase == "prefill" else DECODE_LIBRARY)
@@ -108,7 +110,7 @@ def describe_collective(
     priced = priced_collective(machine, operation, n_bytes, ranks, ranks_per_node, algorithm, library)
     request = {
         "kernel": "collective",
-        "cluster": machine.id,
+        "cluster": cluster_reference(machine),
         "accelerators": machine.accelerators,
         "operation": operation,
         "n_bytes": n_bytes,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
 from perfmodel.predict.cost import Node
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 __all__ = ["MemoryBytes", "Record", "Term", "TrainingEstimate", "Warned", "term_of"]
 
@@ -25,6 +28,12 @@ class Record(BaseModel):
     def to_json(self, indent: int | None = 2) -> str:
         """The JSON document; raises `ValueError` for a NaN or an infinity."""
         return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
+
+    def to_frame(self) -> DataFrame:
+        """The terms of an estimate as a tidy table, or the one row of a result without; raises `PlanError`."""
+        from perfmodel.predict.frames import frame_of
+
+        return frame_of(self)
 
 
 class Term(Record):

@@ -21,11 +21,11 @@ from perfmodel.predict.step import Step, StepModel
 from perfmodel.predict.uncertainty import extrapolations, interval_of, widenings
 from perfmodel.predict.weights import OPTIMIZERS
 from perfmodel.specs.architecture import Architecture
-from perfmodel.specs.cluster import Cluster, load_cluster
+from perfmodel.specs.cluster import Cluster, cluster_reference, load_cluster
 from perfmodel.specs.efficiency import load_efficiency
 from perfmodel.specs.huggingface import load_model, model_reference
 from perfmodel.specs.quantity import cited
-from perfmodel.specs.registry import data_version, ids
+from perfmodel.specs.registry import data_version, reference
 from perfmodel.specs.software import Software, default_training_software, load_software
 
 __all__ = [
@@ -73,12 +73,12 @@ class TrainingTask:
         """The resolved request without the layout: ids from the shelf, anything else written out in full."""
         return {
             "model": model_reference(self.model),
-            "cluster": _reference("clusters", self.cluster),
+            "cluster": cluster_reference(self.cluster),
             "accelerators": self.cluster.accelerators,
             "global_batch": self.global_batch,
             "seq_len": self.seq_len,
             "precision": self.precision,
-            "software": _reference("software", self.software),
+            "software": reference("software", self.software),
             "optimizer": self.optimizer,
             "tokens": self.tokens,
             "trainable": self.trainable,
@@ -279,15 +279,6 @@ def describe(task: TrainingTask, layout: ParallelLayout, step: Step) -> Training
         notes=task.notes,
         sources=_sources(task),
     )
-
-
-def _reference(kind: str, spec: Cluster | Software) -> str | dict[str, Any]:
-    """The id under which the shelf holds just this description, else the description itself."""
-    if spec.id in ids(kind):
-        shelf = load_cluster(spec.id, spec.accelerators) if isinstance(spec, Cluster) else load_software(spec.id)
-        if shelf == spec:
-            return spec.id
-    return spec.model_dump(mode="json")
 
 
 def _memory(task: TrainingTask, step: Step) -> MemoryBytes:

@@ -16,7 +16,7 @@ from perfmodel.specs.host import Host, load_host
 from perfmodel.specs.network import Tier
 from perfmodel.specs.quantity import Quantity, QuantityOrZero, SourcedSpec
 
-__all__ = ["MAX_ACCELERATORS", "Cluster", "load_cluster"]
+__all__ = ["MAX_ACCELERATORS", "Cluster", "cluster_reference", "load_cluster"]
 
 MAX_ACCELERATORS = 10_000_000
 _NO_OVERHEAD = Quantity(0.0, source="perfmodel", note="not given: accelerators only")
@@ -125,6 +125,11 @@ class Cluster(SourcedSpec):
         if holds < wanted:
             shape = " x ".join(map(str, tier.torus_shape))
             raise ValueError(f"{where}: {shape} holds {holds} accelerators, too few for the domain (got {wanted})")
+
+
+def cluster_reference(cluster: Cluster) -> str | dict[str, Any]:
+    """What with its number of accelerators loads this cluster again: its id, else the description written out."""
+    return registry.reference("clusters", cluster, accelerators=cluster.accelerators)
 
 
 def load_cluster(what: str | Path | Mapping[str, Any] | Cluster, accelerators: int | None = None) -> Cluster:

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
     _Model = TypeVar("_Model", bound=BaseModel)
 
-__all__ = ["KIND_FOLDERS", "data_folder", "data_version", "ids", "is_path", "load", "path_of", "read_json", "read_toml"]
+__all__ = [
+    "KIND_FOLDERS", "data_folder", "data_version", "ids", "is_path", "load", "path_of", "read_json", "read_toml",
+    "reference",
+]  # fmt: skip
 
 KIND_FOLDERS = {
     "accelerators": ("hardware_specs", "accelerators"),
@@ -153,6 +156,14 @@ def load(
     else:
         raise SpecError(f"{word}: must be an id, a path or a dict (got {type(what).__name__})")
     return validated(label, data | changes, model, context)
+
+
+def reference(kind: str, spec: BaseModel, **changes: Any) -> str | dict[str, Any]:
+    """What loads this description again: its id where the shelf holds just it but for `changes`, else all of it."""
+    id = getattr(spec, "id", None)
+    if id in ids(kind) and load(kind, id, type(spec), **changes) == spec:
+        return str(id)
+    return spec.model_dump(mode="json")
 
 
 def _stamp(path: Path) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from perfmodel.plan.records import Certificate, Constraint
+from perfmodel.plan.records import Certificate, Constraint, Plan
 from perfmodel.predict.records import Record
 
 __all__ = ["ExpertAlternative", "ExpertCertificate", "ExpertDecision", "ExpertPlan", "ExpertPrediction"]
@@ -56,7 +56,7 @@ class ExpertAlternative(Record):
     moved_slots: int | None = None
 
 
-class ExpertPlan(Record):
+class ExpertPlan(Plan):
     """The best placement found, what it gives, and how far from the best it can be."""
 
     document: str = "perfmodel/experts-plan/1"

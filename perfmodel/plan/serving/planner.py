@@ -21,9 +21,9 @@ from perfmodel.predict.serving.estimate import estimate_serving
 from perfmodel.predict.serving.records import ServingEstimate
 from perfmodel.predict.serving.traffic import attainment
 from perfmodel.specs.architecture import Architecture
-from perfmodel.specs.cluster import Cluster, load_cluster
+from perfmodel.specs.cluster import Cluster, cluster_reference, load_cluster
 from perfmodel.specs.huggingface import load_model, model_reference
-from perfmodel.specs.registry import data_version
+from perfmodel.specs.registry import data_version, reference
 from perfmodel.specs.serving_software import ServingSoftware, load_serving_software
 from perfmodel.specs.workload import Slo, Workload
 
@@ -148,11 +148,11 @@ def _question(model: Any, cluster: Any, workload: Any, slo: Any, **given: Any) -
         weights=_choices(given["weights"]), kv_cache=_choices(given["kv_cache"]),
         most=min(most or MOST_IN_AN_ENGINE, MOST_IN_AN_ENGINE), memory_margin=float(margin), beside=others,
     )  # fmt: skip
-    machines = [one.id for one in clusters]
+    machines = [cluster_reference(one) for one in clusters]
     kept = given | {
-        "model": model_reference(architecture), "beside": [one.id for one in others], "modes": list(modes),
-        "cluster": machines[0] if len(machines) == 1 else machines, "software": stack.id,
-        "slo": limits.model_dump(mode="json"),
+        "model": model_reference(architecture), "beside": [model_reference(one) for one in others],
+        "modes": list(modes), "cluster": machines[0] if len(machines) == 1 else machines,
+        "software": reference("software", stack), "slo": limits.model_dump(mode="json"),
         "workload": workload.model_dump(mode="json"), "weights": _listed(given["weights"]),
         "kv_cache": _listed(given["kv_cache"]),
     }  # fmt: skip
@@ -310,7 +310,7 @@ def _role(one: Candidate, replicas: int, batch: int | None = None) -> dict[str, 
     held = one.memory
     cache = one.blocks * held.block_bytes
     return {
-        "layout": layout.model_dump(mode="json"), "cluster": one.cluster.id, "replicas": replicas,
+        "engine": one.name, "layout": layout.model_dump(mode="json"), "cluster": one.cluster.id, "replicas": replicas,
         "accelerators": one.accelerators, "max_batch": (min(batch, places) if batch else places) * one.groups,
         "kv_blocks": int(one.blocks), "block_tokens": software.block_tokens,
         "max_batched_tokens": software.max_batched_tokens, "weights": one.precisions.weights,

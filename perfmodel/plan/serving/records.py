@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from perfmodel.plan.records import Certificate, Constraint, Sensitivity
+from perfmodel.plan.records import Certificate, Constraint, Plan, Sensitivity
 from perfmodel.predict.records import Record
 from perfmodel.predict.serving.disaggregated import DisaggregatedEstimate
 from perfmodel.predict.serving.records import ServingEstimate
@@ -55,7 +55,7 @@ class HourlyReplicas(Record):
     start_before_s: float
 
 
-class ServingPlan(Record):
+class ServingPlan(Plan):
     """The deployment found, why, and what else was close; `feasible` is False when nothing keeps the limits."""
 
     document: str = "perfmodel/serving-plan/1"

@@ -25,9 +25,10 @@ from perfmodel.predict.cost import Node, Number
 from perfmodel.predict.records import Record, Term, term_of
 from perfmodel.predict.serving.roles import Pool, make_pool
 from perfmodel.specs.architecture import Architecture
+from perfmodel.specs.cluster import cluster_reference
 from perfmodel.specs.huggingface import load_model, model_reference
 from perfmodel.specs.quantity import cited
-from perfmodel.specs.registry import data_version
+from perfmodel.specs.registry import data_version, reference
 
 __all__ = [
     "TRANSFERS",
@@ -353,14 +354,14 @@ def _request(pools: Pools) -> dict[str, Any]:
 def _role_request(pool: Pool) -> dict[str, Any]:
     speculation = pool.speculation
     return {
-        "cluster": pool.cluster.id,
+        "cluster": cluster_reference(pool.cluster),
         "accelerators": pool.cluster.accelerators,
         "layout": pool.layout.model_dump(mode="json"),
         "count": pool.count,
         "weights": pool.precisions.weights,
         "activations": pool.precisions.activations,
         "kv_cache": pool.precisions.kv_cache,
-        "software": pool.software.id,
+        "software": reference("software", pool.software),
         "batch": pool.batch,
         "batch_tokens": pool.batch_tokens,
         "dual_batch": pool.dual_batch,

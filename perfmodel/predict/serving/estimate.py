@@ -20,9 +20,10 @@ from perfmodel.predict.serving.operating import Point, closed_loop, open_arrival
 from perfmodel.predict.serving.percentiles import attained_share, tpot_percentile, ttft_percentile
 from perfmodel.predict.serving.records import ServingEstimate, ServingMemoryBytes
 from perfmodel.predict.serving.task import ARRIVALS, ServingTask, serving_task
+from perfmodel.specs.cluster import cluster_reference
 from perfmodel.specs.huggingface import model_reference
 from perfmodel.specs.quantity import cited
-from perfmodel.specs.registry import data_version
+from perfmodel.specs.registry import data_version, reference
 from perfmodel.specs.serving_software import ServingSoftware
 from perfmodel.specs.workload import Slo, TokenCounts, Workload
 
@@ -269,7 +270,7 @@ def _slo_bounds(task: ServingTask) -> list[Warned]:
 def _request(task: ServingTask) -> dict[str, Any]:
     return {
         "model": model_reference(task.model),
-        "cluster": task.cluster.id,
+        "cluster": cluster_reference(task.cluster),
         "accelerators": task.cluster.accelerators,
         "layout": task.layout.model_dump(mode="json"),
         "prompt_tokens": _written(task.workload.prompt_tokens),
@@ -280,7 +281,7 @@ def _request(task: ServingTask) -> dict[str, Any]:
         "activations": task.precisions.activations,
         "kv_cache": task.precisions.kv_cache,
         "batching": task.batching,
-        "software": task.software.id,
+        "software": reference("software", task.software),
         "arrivals": task.arrivals,
         "load": "maximum" if task.at_maximum else None,
         "burstiness": task.workload.burstiness,
