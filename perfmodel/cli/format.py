@@ -18,6 +18,7 @@ __all__ = [
     "seconds_beside",
     "seconds_interval",
     "significant",
+    "time_scale",
     "time_unit",
     "usd",
 ]
@@ -49,19 +50,19 @@ def seconds(value: float, digits: int = 3) -> str:
     >>> seconds(6.1), seconds(0.0123), seconds(4.7e6)
     ('6.10 s', '12.3 ms', '54.4 days')
     """
-    scale, unit = _unit_of_seconds(value)
+    scale, unit = time_scale(value)
     return f"{significant(value / scale, digits)} {unit}"
 
 
 def seconds_interval(low: float, high: float) -> str:
     """Both ends of an interval in the unit of the upper one, `5.52 to 6.91 s`."""
-    scale, unit = _unit_of_seconds(high)
+    scale, unit = time_scale(high)
     return f"{significant(low / scale)} to {significant(high / scale)} {unit}"
 
 
 def time_unit(value: float) -> str:
     """The unit in which `seconds` would write a time."""
-    return _unit_of_seconds(value)[1]
+    return time_scale(value)[1]
 
 
 def seconds_beside(value: float, whole: float, digits: int = 4) -> str:
@@ -70,12 +71,13 @@ def seconds_beside(value: float, whole: float, digits: int = 4) -> str:
     >>> seconds_beside(0.1153, 6.691), seconds_beside(6.691, 6.691)
     ('0.115', '6.691')
     """
-    scale, _ = _unit_of_seconds(whole)
+    scale, _ = time_scale(whole)
     places = digits - 1 - math.floor(math.log10(whole / scale)) if whole > 0 else 3
     return f"{value / scale:,.{max(places, 0)}f}"
 
 
-def _unit_of_seconds(value: float) -> tuple[float, str]:
+def time_scale(value: float) -> tuple[float, str]:
+    """The unit in which `seconds` would write a time: its seconds and its name."""
     for scale, unit in _SECONDS:
         if abs(value) >= _LARGE.get(unit, scale * 0.9995):
             return scale, unit

@@ -91,6 +91,7 @@ examples:
   perfmodel plan training -f scenario.toml --json -o plan.json
   perfmodel estimate training -f plan.json --micro-batch 2
   perfmodel export plan.json --to megatron -o train.sh
+  perfmodel report plan.json -o plan.html
   perfmodel explain ring_all_reduce_time
   perfmodel list models
 
@@ -141,6 +142,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("estimate", "price one given way to do it", _estimate),
         ("export", "a plan as the launch file of another tool", _export),
         ("import", "the launch file of another tool as a scenario", _import),
+        ("report", "a result as one self-contained page with figures", _report),
         ("explain", "the equation, units, validity and source of a formula", _explain),
         ("list", "what is on the shelf", _list),
         ("show", "one thing from the shelf, with the source of every number", _show),
@@ -341,6 +343,18 @@ def _import(parser: argparse.ArgumentParser) -> None:
         "--role", metavar="ROLE", choices=SERVER_ROLES, help=f"server of a split deployment: {', '.join(SERVER_ROLES)}"
     )
     _output(parser)
+
+
+def _report(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run="perfmodel.cli.report:report")
+    parser.add_argument("plan", metavar="PLAN", help="JSON of a plan or an estimate; - is standard input")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE.html",
+        required=True,
+        help="write there, or to standard output (-)",
+    )
 
 
 def _tool(parser: argparse.ArgumentParser, flag: str, dest: str, names: tuple[str, ...]) -> None:

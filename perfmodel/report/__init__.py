@@ -1,0 +1,6 @@
+"""Reports: figures of result documents, and one self-contained page of each."""
+
+from perfmodel.report.documents import KINDS, read_document
+from perfmodel.report.page import render_report
+
+__all__ = ["KINDS", "read_document", "render_report"]
