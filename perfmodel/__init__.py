@@ -34,6 +34,7 @@ _HOMES = {
     "estimate_speculation": "perfmodel.predict.serving.speculation",
     "estimate_training": "perfmodel.predict.training",
     "explain": "perfmodel.formulas",
+    "figures": "perfmodel.report",
     "fit_law": "perfmodel.calibrate.laws",
     "load_accelerator": "perfmodel.specs.accelerator",
     "load_cluster": "perfmodel.specs.cluster",
@@ -49,6 +50,7 @@ _HOMES = {
     "plan_test_time": "perfmodel.plan.test_time",
     "plan_training": "perfmodel.plan.training",
     "plan_training_budget": "perfmodel.plan.training_budget",
+    "render_report": "perfmodel.report",
     "sweep": "perfmodel.study.sweep",
     "to_frame": "perfmodel.plan.frames",
 }

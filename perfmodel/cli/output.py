@@ -65,20 +65,21 @@ def _console(target: Any) -> Console:
     return Console(file=target, width=min(max(width, _NARROWEST), _WIDEST), highlight=False, emoji=False)
 
 
-def write_atomically(file: str, text: str) -> None:
+def write_atomically(file: str, content: str | bytes, flag: str = "-o") -> None:
     """Write a whole file or leave what was there: a temporary file beside it, then a rename. Raises `PlanError`."""
     path = Path(file)
+    data = content.encode("utf-8") if isinstance(content, str) else content
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp") if path.name else path
     try:
         if path.exists() and not path.is_file():  # a pipe or a device has nothing to rename over
-            path.write_text(text, encoding="utf-8")
+            path.write_bytes(data)
             return
-        beside.write_text(text, encoding="utf-8")
+        beside.write_bytes(data)
         if path.exists():
             shutil.copymode(path, beside)
         os.replace(beside, path.resolve())
     except (OSError, ValueError) as error:
-        raise PlanError(f"-o {file}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
+        raise PlanError(f"{flag} {file}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
     finally:
         with contextlib.suppress(OSError, ValueError):
             if beside != path:

@@ -92,6 +92,7 @@ examples:
   perfmodel estimate training -f plan.json --micro-batch 2
   perfmodel export plan.json --to megatron -o train.sh
   perfmodel report plan.json -o plan.html
+  perfmodel plot plan.json --figure roofline -o roofline.svg
   perfmodel explain ring_all_reduce_time
   perfmodel list models
 
@@ -143,6 +144,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("export", "a plan as the launch file of another tool", _export),
         ("import", "the launch file of another tool as a scenario", _import),
         ("report", "a result as one self-contained page with figures", _report),
+        ("plot", "one figure of a result", _plot),
         ("explain", "the equation, units, validity and source of a formula", _explain),
         ("list", "what is on the shelf", _list),
         ("show", "one thing from the shelf, with the source of every number", _show),
@@ -357,6 +359,16 @@ def _report(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _plot(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run="perfmodel.cli.report:plot")
+    parser.add_argument("plan", metavar="PLAN", help="JSON of a plan or an estimate; - is standard input")
+    action: Any = parser.add_argument(
+        "--figure", metavar="NAME", default="", help="left out, the message lists what the result has"
+    )
+    action.completer = _figure_names
+    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="*.svg, *.png or *.pdf")
+
+
 def _tool(parser: argparse.ArgumentParser, flag: str, dest: str, names: tuple[str, ...]) -> None:
     parser.add_argument(flag, dest=dest, metavar="TOOL", choices=names, required=True, help=", ".join(names))
     action: Any = parser.add_argument(
@@ -467,6 +479,12 @@ def _formula_names(**_: Any) -> Iterable[str]:
     from perfmodel.formulas import all_formulas
 
     return all_formulas()
+
+
+def _figure_names(**_: Any) -> Iterable[str]:
+    from perfmodel.report import figures
+
+    return figures.__all__
 
 
 def _every_id(**_: Any) -> Iterable[str]:

@@ -1,4 +1,4 @@
-"""`perfmodel plan power` and `perfmodel validate --power`: their questions, documents, pages and plot."""
+"""`perfmodel plan power` and `perfmodel validate --power`: their questions, documents and pages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from perfmodel.cli.commands import DONE, NOT_FEASIBLE
 from perfmodel.cli.options import PLAN_POWER, parsed
 from perfmodel.cli.output import emit, say
-from perfmodel.errors import MissingExtraError, PlanError, SpecError, unknown_name
+from perfmodel.errors import PlanError, SpecError, unknown_name
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,8 +35,9 @@ def plan_power(args: Namespace) -> int:
 
     plan = pm.plan_power(**_question(args)).to_dict()
     if getattr(args, "plot", None):
-        draw_row(plan, args.plot)
-        say(f"wrote {args.plot}")
+        from perfmodel.cli.report import draw
+
+        draw(plan, "load_duration", args.plot, flag="--plot")
     emit(plan, lambda console: power_page(console, plan), as_json=args.json, file=args.output)
     return DONE if plan["feasible"] else NOT_FEASIBLE
 
@@ -189,37 +190,6 @@ def _limits(console: Console, plan: Mapping[str, Any]) -> None:
     for one in plan["constraints"]:
         table.add_row(one["name"], f"{one['limit']:.4g}", f"{one['value']:.4g}", f"{one['slack']:.4g}")
     console.print(table)
-
-
-def draw_row(plan: Mapping[str, Any], file: str) -> None:
-    """The load duration curve now and with the added servers, thresholds, budget; raises `MissingExtraError`."""
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtraError("--plot: needs matplotlib; pip install matplotlib") from None
-    curve = plan["load_duration"]
-    hours = [100.0 * share for share in curve["time_share"]]
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axes = figure.add_subplot()
-    axes.plot(hours, [100 * level for level in curve["level"]], color="black", label="as it stands")
-    if plan["decision"]:
-        made = plan["decision"]
-        grown = 1 + made["added_servers_fraction"]
-        label = f"{made['added_servers']} more servers, no caps"
-        axes.plot(hours, [100 * grown * level for level in curve["level"]], color="tab:blue", label=label)
-        for step, threshold in enumerate(made["thresholds"], 1):
-            axes.axhline(100 * threshold, color="tab:orange", linestyle="--", linewidth=0.8)
-            axes.annotate(f"T{step}", (100, 100 * threshold), ha="right", va="bottom", color="tab:orange")
-    axes.axhline(100, color="tab:red", linewidth=1, label="budget, brake")
-    axes.set(xlabel="share of time [%]", ylabel="power [% of the budget]", xlim=(0, 100))
-    axes.legend(frameon=False)
-    try:
-        figure.savefig(file)
-    except (OSError, ValueError) as error:
-        raise PlanError(f"--plot {file}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
 
 
 def validate_power(args: Namespace) -> int:

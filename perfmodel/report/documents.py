@@ -24,6 +24,9 @@ _RECORDS = {
     "power-plan": "perfmodel.plan.power_records:PowerPlan",
     "test-time-plan": "perfmodel.plan.test_time_records:TestTimePlan",
     "experts-plan": "perfmodel.plan.experts.records:ExpertPlan",
+    "training-budget-plan": "perfmodel.plan.training_budget:TrainingBudgetPlan",
+    "disaggregated-estimate": "perfmodel.predict.serving.disaggregated:DisaggregatedEstimate",
+    "elasticities": "perfmodel.predict.elasticities:StepElasticities",
 }
 KINDS = tuple(_RECORDS)
 """Documents with a page of their own; any other perfmodel document gets its tables."""

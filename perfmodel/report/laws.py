@@ -32,8 +32,12 @@ _BUBBLES = {
     "dualpipe": "dualpipe_bubble_time",
 }
 _OF_SERVING = ("tiled_matmul_time", "decode_attention_time", "elementwise_time", "engine_host_time")
-_OF_KIND = {
+_OF_POOLS = ("disaggregated_requests_per_s", "kv_transfer_bytes", "layerwise_exposed_transfer_time")
+_OF_KIND: dict[str, tuple[str, ...]] = {
     "power-plan": ("row_power_quantile", "row_power_sd", "server_power", "accelerator_power", "time_at_clock"),
+    "experts-plan": ("imbalanced_layer_time",),
+    "training-budget-plan": ("chinchilla_loss", "effective_precision_params", "lifetime_cost_usd"),
+    "disaggregated-estimate": _OF_POOLS,
     "test-time-plan": ("independent_coverage", "coverage_beta_mixture"),
 }
 _ACCENTS = {"bar": "\u0304", "hat": "\u0302", "tilde": "\u0303", "dot": "\u0307"}
@@ -62,11 +66,13 @@ def formulas_of(document: Mapping[str, Any]) -> list[str]:
 
     said = prediction_of(document)
     found: list[str] = []
-    if "step_time_s" in said:
+    if "step_time_s" in said and "terms" in said:
         found += _of_step(said)
     if "ttft_s" in said:
         found += _of_serving(said)
     found += _OF_KIND.get(kind_of(document), ())
+    if said is not document and "document" in said:  # a plan shows the formulas of what it predicts
+        found += _OF_KIND.get(kind_of(said), ())
     warned = [one["formula"] for one in said.get("warnings", ()) if isinstance(one, Mapping)]
     known = all_formulas()
     return [name for name in dict.fromkeys([*found, *warned]) if name in known]

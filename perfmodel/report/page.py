@@ -89,6 +89,7 @@ def _content(document: dict[str, Any]) -> dict[str, Any]:
         "because": document.get("infeasible_because") or (),
         "headline": tables.headline(document),
         "decision": tables.decision_table(document),
+        "decision_rows": tables.decision_rows(document),
         "binds": _binds(document, said),
         "constraints": tables.constraints_table(document),
         "alternatives": tables.alternatives_table(document),
@@ -102,7 +103,7 @@ def _content(document: dict[str, Any]) -> dict[str, Any]:
         "laws": [law(name) for name in formulas_of(document)],
         "sources": [_source(one) for one in dict.fromkeys([*document.get("sources", ()), *said.get("sources", ())])],
         "rest": tables.leftover_tables(document),
-        "request": json.dumps(document["request"], indent=2, ensure_ascii=False, allow_nan=False),
+        "request": _request(document["request"]),
     }
 
 
@@ -117,7 +118,7 @@ def _binds(document: Mapping[str, Any], said: Mapping[str, Any]) -> list[str]:
     if limits:
         tightest = min(limits, key=lambda one: one["slack"] / abs(one["limit"]))
         share = fmt.percent(tightest["slack"] / abs(tightest["limit"]))
-        found.append(f"The tightest limit is {tightest['name'].replace('_', ' ')}: {share} of it is left.")
+        found.append(f"The tightest limit is {tables.words(tightest['name'])}: {share} of it is left.")
     for role, held in held_bytes(said).items():
         most = max((key for key in held if key not in ("total", "capacity")), key=lambda key: held[key])
         found.append(
@@ -147,6 +148,12 @@ def _shares(name: str, terms: Any) -> str:
     parts = sorted(seconds.items(), key=lambda item: (-item[1], item[0]))
     text = ", ".join(f"{resource} {fmt.percent(part / whole)}" for resource, part in parts if part > 0.0005 * whole)
     return f"Of a {name}, exposed time is bound by {text}."
+
+
+def _request(request: Mapping[str, Any]) -> str:
+    """As JSON; a list without tables in it on one line."""
+    text = json.dumps(request, indent=2, ensure_ascii=False, allow_nan=False)
+    return re.sub(r"\[[^\[\]{}]*\]", lambda found: re.sub(r"\s*\n\s*", " ", found[0]), text)
 
 
 def _warning(one: Any) -> str:

@@ -9,12 +9,14 @@ from typing import Any
 
 from perfmodel.cli import format as fmt
 from perfmodel.report.documents import kind_of, prediction_of
+from perfmodel.report.figures.choices import quantity_words
 
 __all__ = [
     "Table",
     "alternatives_table",
     "certificate_table",
     "constraints_table",
+    "decision_rows",
     "decision_table",
     "headline",
     "layout_text",
@@ -23,6 +25,7 @@ __all__ = [
     "shown",
     "term_rows",
     "title_of",
+    "words",
 ]
 
 _HEADLINES = {
@@ -49,12 +52,17 @@ _HEADLINES = {
     "cost_usd_per_mtok": "cost of a million output tokens",
     "accelerators_used": "accelerators",
     "added_servers": "servers added",
+    "n_params": "parameters",
+    "tokens": "tokens",
+    "loss": "loss",
 }
 _SHARES = ("mfu", "mfu_causal", "hfu", "accuracy", "slo_attainment", "gap", "interval_level", "prompt_load")
+_CLOSE = ("loss", "bound", "objective_value", "mean_max_over_mean_load")
+"""Numbers that differ late."""
 _DEGREES = ("tp", "pp", "dp", "cp", "ep", "etp", "attention_dp", "vpp")
 _SHOWN_ROWS = 40
 _PLACED = (
-    "document", "perfmodel_version", "data_version", "request", "prediction", "alternatives", "certificate",
+    "document", "perfmodel_version", "data_version", "request", "decision", "prediction", "alternatives", "certificate",
     "constraints", "sensitivities", "terms", "warnings", "notes", "sources", "infeasible_because", "feasible",
     "load_duration", "memory_bytes",
 )  # fmt: skip
@@ -78,8 +86,12 @@ def shown(key: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (int, float)):
+        if key in _CLOSE:
+            return fmt.significant(value, 5)
         if key in _SHARES or key.endswith(("_fraction", "_share", "_rate_hit")):
             return fmt.percent(value)
+        if key.endswith("_hz"):
+            return f"{value / 1e6:,.0f} MHz"
         if key == "memory_bytes":
             return fmt.bytes_(value)
         if key.endswith(("_usd_per_mtok", "_usd_per_step")) or key in ("cost_usd_per_mtok", "cost_usd_per_step"):
@@ -89,8 +101,13 @@ def shown(key: str, value: Any) -> str:
         if key.startswith("if_doubled_"):
             return shown(key.removeprefix("if_doubled_"), value)
         return fmt.quantity(key, value) if abs(value) >= 1e-9 or value == 0 else f"{value:.3g}"
+    if isinstance(value, Mapping) and "tp" in value:
+        return layout_text(value)
     if isinstance(value, Mapping):
-        return layout_text(value) if "tp" in value else ", ".join(f"{k} {shown(k, v)}" for k, v in value.items()) or "–"
+        parts = (f"{words(name)} {shown(key if key.endswith('_hz') else name, one)}" for name, one in value.items())
+        return ", ".join(parts) or "–"
+    if isinstance(value, (list, tuple)) and any(isinstance(one, (list, tuple)) for one in value):
+        return f"{len(value)} lists of {' or '.join(map(str, sorted({len(one) for one in value})))}, in the document"
     if isinstance(value, (list, tuple)):
         text = ", ".join(shown(key, one) for one in value[:12])
         return f"{text}, … ({len(value)} in all)" if len(value) > 12 else text or "–"
@@ -152,17 +169,34 @@ def decision_table(document: Mapping[str, Any]) -> Table | None:
     if "decision" in document and not decision:
         return None
     made = decision or {"layout": document["request"].get("layout")}
-    if kind_of(document).startswith("serving"):  # how to train and what to recompute means nothing there
-        made = {key: _degrees(value) if key == "layout" else value for key, value in made.items()}
-    rows = [(_words(key), shown(key, value)) for key, value in made.items() if value is not None]
-    lists = [key for key, value in made.items() if _is_rows(value)]
-    plain = [row for row, key in zip(rows, [key for key in made if made[key] is not None], strict=True)
-             if key not in lists]  # fmt: skip
-    return Table(("", ""), tuple(plain)) if plain else None
+    if kind_of(document).startswith("serving"):
+        made = _of_roles(made)
+    rows = tuple(
+        (words(key), shown(key.rpartition(": ")[2], value))
+        for key, value in made.items()
+        if value is not None and not _is_rows(value)
+    )
+    return Table(("", ""), rows) if rows else None
 
 
-def _degrees(layout: Any) -> Any:
-    return {key: value for key, value in layout.items() if key in _DEGREES} if isinstance(layout, Mapping) else layout
+def decision_rows(document: Mapping[str, Any]) -> list[Table]:
+    """What a decision lists: who gets what, by task or by class."""
+    made = document.get("decision") or {}
+    found = [_rows_table(value, caption=words(key)) for key, value in made.items() if _is_rows(value)]
+    return sorted(found, key=lambda one: len(one.rows))
+
+
+def _of_roles(made: Mapping[str, Any]) -> dict[str, Any]:
+    """A deployment with what each role has in rows of its own; how to train and recompute means nothing there."""
+    found: dict[str, Any] = {}
+    for key, value in made.items():
+        if key == "layout" and isinstance(value, Mapping):
+            found[key] = {name: degree for name, degree in value.items() if name in _DEGREES}
+        elif isinstance(value, Mapping):
+            found |= {f"{key}: {name}": part for name, part in _of_roles(value).items()}
+        else:
+            found[key] = value
+    return found
 
 
 def constraints_table(document: Mapping[str, Any]) -> Table | None:
@@ -172,7 +206,7 @@ def constraints_table(document: Mapping[str, Any]) -> Table | None:
         return None
     tightest = sorted(found, key=lambda one: one["slack"] / one["limit"] if one["limit"] else one["slack"])
     rows = tuple(
-        (_words(one["name"]), *(shown(one["name"], one[key]) for key in ("limit", "value", "slack")),
+        (words(one["name"]), *(shown(one["name"], one[key]) for key in ("limit", "value", "slack")),
          fmt.percent(one["slack"] / one["limit"]) if one["limit"] else "–")
         for one in tightest
     )  # fmt: skip
@@ -193,10 +227,12 @@ def sensitivities_table(found: Sequence[Mapping[str, Any]]) -> Table | None:
     rows = tuple(
         tuple(f"{one[key]:+.4f}" if key == "elasticity" else _sensed(key, one[key]) for key in keys) for one in found
     )
-    return Table(tuple(_words(key) for key in keys), rows)
+    return Table(tuple(words(key) for key in keys), rows)
 
 
 def _sensed(key: str, value: Any) -> str:
+    if key == "quantity":
+        return quantity_words(value)
     return f"{value:.4g}" if key == "value" and isinstance(value, (int, float)) else shown(key, value)
 
 
@@ -205,7 +241,7 @@ def certificate_table(document: Mapping[str, Any]) -> tuple[Table, Table | None]
     found = document.get("certificate")
     if not found:
         return None
-    rows = tuple((_words(key), shown(key, value)) for key, value in found.items() if not isinstance(value, Mapping))
+    rows = tuple((words(key), shown(key, value)) for key, value in found.items() if not isinstance(value, Mapping))
     rules = [(rule, fmt.count(count)) for key, value in found.items() if isinstance(value, Mapping)
              for rule, count in value.items()]  # fmt: skip
     return Table(("", ""), rows), Table(("left out by", "candidates"), tuple(rules)) if rules else None
@@ -216,7 +252,7 @@ def term_rows(terms: Sequence[Mapping[str, Any]], depth: int = 0) -> Iterator[tu
     for term in terms:
         yield (
             depth,
-            _words(term["name"]),
+            words(term["name"]),
             fmt.seconds(term["seconds"]),
             fmt.seconds(term["busy_seconds"]),
             term["bound_by"],
@@ -227,16 +263,15 @@ def term_rows(terms: Sequence[Mapping[str, Any]], depth: int = 0) -> Iterator[tu
 def leftover_tables(document: Mapping[str, Any]) -> list[Table]:
     """Everything else that the document says, so that nothing is hidden: scalars first, then each list of rows."""
     tables = []
-    parts = {name: document.get(name) for name in ("prediction", "decision")}
-    for label, part in {"": document, **parts}.items():
+    for label, part in {"": document, "prediction": document.get("prediction")}.items():
         if not isinstance(part, Mapping):
             continue
-        rest = {key: value for key, value in part.items() if key not in _PLACED and key != "decision"}
-        plain = tuple((_words(key), shown(key, value)) for key, value in rest.items()
-                      if not _is_rows(value) and label != "decision")  # fmt: skip
+        rest = {key: value for key, value in part.items() if key not in _PLACED}
+        plain = tuple((words(key), shown(key, value)) for key, value in rest.items()
+                      if not _is_rows(value))  # fmt: skip
         if plain:
             tables.append(Table(("key", "value"), plain, caption=label or "document"))
-        tables += [_rows_table(value, caption=_words(key)) for key, value in rest.items() if _is_rows(value)]
+        tables += [_rows_table(value, caption=words(key)) for key, value in rest.items() if _is_rows(value)]
     return tables
 
 
@@ -251,10 +286,10 @@ def _rows_table(found: Sequence[Mapping[str, Any]], *, numbered: bool = False, c
         for number, one in enumerate(found[:_SHOWN_ROWS], 1)
     )
     more = f"{len(found) - _SHOWN_ROWS} more rows in the document" if len(found) > _SHOWN_ROWS else ""
-    return Table((*(("",) if numbered else ()), *(_words(key) for key in keys)), rows, caption, more)
+    return Table((*(("",) if numbered else ()), *(words(key) for key in keys)), rows, caption, more)
 
 
-def _words(key: Any) -> str:
+def words(key: Any) -> str:
     """A key without the unit that its value is written with."""
     text = re.sub(r"_(?:usd|j)_per_", "_per_", str(key))
     text = text if text.endswith("per_s") else re.sub(r"_(?:s|j|w|usd|bytes|hz)$", "", text)

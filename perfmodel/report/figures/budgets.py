@@ -57,7 +57,7 @@ def spending(result: Any) -> Figure:
     needed(made, "training_cost", "spending")
     choices = [made, *document["alternatives"]]
     scale, unit = _money(document["request"], max(one["cost"] for one in choices))
-    figure, axes = canvas(height=0.5 * len(choices) + 1.1)
+    figure, axes = canvas(height=0.6 * len(choices) + 1.1)
     for row, one in enumerate(choices):
         left = 0.0
         for part, fill in _PARTS.items():
@@ -77,12 +77,11 @@ def spending(result: Any) -> Figure:
 
 def _money(request: Mapping[str, Any], most: float) -> tuple[float, str]:
     """Scale and unit of the costs: dollars, or operations."""
-    if "flop" in (request.get("budget") or {}):
+    if request["cluster"] is None:
         return 1.0, "FLOP at 16 bits"
     return (1e6, "million USD") if most >= 1e6 else (1.0, "USD")
 
 
 def _chosen(one: Mapping[str, Any]) -> str:
-    return (
-        f"{one['role']}, {one['precision']}\n{fmt.count(one['n_params'])} parameters, {fmt.count(one['tokens'])} tokens"
-    )
+    size, length = fmt.count(one["n_params"]), fmt.count(one["tokens"])
+    return f"{one['role']}, {one['precision']}\n{size} parameters\n{length} tokens"

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from perfmodel.cli import format as fmt
+from perfmodel.errors import PlanError
 from perfmodel.report.documents import as_document, needed
 from perfmodel.report.style import FILLS, canvas, seconds_axis, styled
 
@@ -19,6 +20,7 @@ __all__ = ["pareto", "quantity_words", "tornado"]
 _STEP = 0.1
 """The tornado's change of each quantity; elasticities hold near where they are taken."""
 _SHOWN = 10
+_SPREAD = 0.01
 _SLOPES = ("hardware", "software", "constants", "workload")
 """Tables of a document of elasticities."""
 
@@ -136,8 +138,7 @@ def _changed(one: Mapping[str, Any]) -> str:
 
 def quantity_words(quantity: str) -> str:
     """A quantity's name for people: `peak flop/s bf16`."""
-    words = quantity if quantity.endswith("per_s") else re.sub(r"_s(?=\.|$)", "", quantity)
-    return words.replace("_per_", "/").replace("_", " ").replace(".", " ")
+    return re.sub(r"(?<!per)_s(?=\.|$)", "", quantity).replace("_per_", "/").replace("_", " ").replace(".", " ")
 
 
 _AXES = (
@@ -156,14 +157,11 @@ _AXES = (
 def pareto(result: Any) -> Figure:
     """The plan (star) among its alternatives, numbered as in the document; filled where tied with the best.
 
-    Raises `PlanError` where there are none, or none of a kind that has a picture.
+    Raises `PlanError` where there are none, none of a kind that has a picture, or all are alike.
     """
     document = as_document(result)
     points = [_point(one) for one in needed(document, "alternatives", "pareto")]
-    drawn = [one for one in _AXES if all(key in point for point in points for key in one[:2])]
-    x, y, x_title, y_title, x_scale, y_scale = needed(
-        {"alternatives": drawn}, "alternatives", "pareto: no two quantities to compare"
-    )[0]
+    x, y, x_title, y_title, x_scale, y_scale = _axes_of(points)
     figure, axes = canvas(height=3.9)
     places = [(x_scale * one[x], y_scale * one[y]) for one in points]
     for (across, up), one in zip(places, points, strict=True):
@@ -185,6 +183,17 @@ def pareto(result: Any) -> Figure:
     if own:
         _explain(axes, any(one.get("tied") for one in points))
     return figure
+
+
+def _axes_of(points: Sequence[Mapping[str, Any]]) -> tuple[str, str, str, str, float, float]:
+    """The first two quantities that all points have and in one of which they differ enough to be seen."""
+    known = [one for one in _AXES if all(point.get(key) is not None for point in points for key in one[:2])]
+    for one in known:
+        ranges = [(min(values), max(values)) for values in ([point[key] for point in points] for key in one[:2])]
+        if any(high - low > _SPREAD * abs(high) for low, high in ranges):
+            return one
+    why = f"they differ by less than {100 * _SPREAD:.0f} %" if known else "no two quantities to compare"
+    raise PlanError(f"pareto: the alternatives have no picture: {why}")
 
 
 def _explain(axes: Axes, tied: bool) -> None:

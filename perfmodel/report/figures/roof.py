@@ -81,7 +81,7 @@ def _label(axes: Axes, operations: tuple[Operation, ...]) -> None:
     lines = [to_points * axes.transData.transform(line.get_xydata()) for line in axes.lines[:2]]  # roof and balance
     taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in (*spots, *(at for line in lines for at in _along(line)))]
     for one, place, (x, y) in sorted(zip(operations, places, spots, strict=True), key=lambda row: -row[2][1]):
-        width = 4.3 * len(one.name)
+        width = 4.8 * len(one.name)
 
         def box(side: int, drop: int, x: float = x, y: float = y, width: float = width) -> _Box:
             left = x + 8 if side > 0 else x - 8 - width

@@ -141,6 +141,7 @@ def hourly_replicas(result: Any) -> Figure:
     axes.bar([one["hour"] + 0.5 for one in hours], [one["replicas"] for one in hours], width=1.0, edgecolor="black",
              linewidth=0.6, facecolor=FILLS[2]["facecolor"])  # fmt: skip
     axes.set(xlabel="hour of the day", ylabel="replicas", xlim=(0, len(hours)), xticks=range(0, len(hours) + 1, 3))
+    axes.yaxis.get_major_locator().set_params(integer=True)
     rates = axes.twinx()
     rates.plot([one["hour"] + 0.5 for one in hours], [one["arrival_rate_per_s"] for one in hours], color="black",
                marker=".", linewidth=1.2)  # fmt: skip
