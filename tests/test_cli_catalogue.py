@@ -114,7 +114,7 @@ def test_numbers_for_people(shown: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("perfmodel pl", "plan"),
+        ("perfmodel pl", "plan plot"),
         ("perfmodel plan training --model llama-3.1-4", "llama-3.1-405b"),
         ("perfmodel plan training --cluster dgx-h", "dgx-h100 dgx-h200 dgx-h800"),
         ("perfmodel plan training --cluster tpu-v5p", "tpu-v5p-pod"),

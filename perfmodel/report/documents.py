@@ -1,4 +1,4 @@
-"""Result documents as the report reads them: checked by their records where this version has them."""
+"""Result documents as the report reads them, checked by their records."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import math
 import re
 from collections.abc import Mapping
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -86,16 +85,11 @@ def _split(document: Mapping[str, Any], label: str) -> tuple[str, str]:
 
 
 def _record(kind: str) -> type[BaseModel] | None:
-    """The record of a kind, None where this version has no such record."""
+    """The record of a kind, None for documents that only have tables."""
     if kind not in _RECORDS:
         return None
     module, name = _RECORDS[kind].split(":")
-    try:
-        if find_spec(module) is None:
-            return None
-    except ModuleNotFoundError:  # of the package above it
-        return None
-    found: type[BaseModel] | None = getattr(import_module(module), name, None)
+    found: type[BaseModel] = getattr(import_module(module), name)
     return found
 
 

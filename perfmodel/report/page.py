@@ -66,6 +66,8 @@ def draw(document: Mapping[str, Any]) -> tuple[dict[str, Drawn], list[str]]:
     for name, one in pictures_of(document).items():
         try:
             found[name] = Drawn(name, one.title, one.caption, svg(one.draw(document), name))
+        except MissingExtraError:
+            raise
         except PerfModelError as error:
             left_out.append(f"{one.title}: left out: {error}")
     return found, left_out
