@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,6 +30,16 @@ ASKED = {
     "estimate training": TRAINING | {"tokens": 1e12, "recompute_modules": ["mlp"]},
     "plan training": {key: value for key, value in TRAINING.items() if key not in ("tp", "dp")},
     "estimate serving": SERVING | {"ttft_s": 1.0, "percentile": 0.99},
+    "plan serving": {
+        "model": "llama-3.1-8b",
+        "cluster": ["dgx-h100", "dgx-h200"],
+        "prompt_tokens": 512,
+        "output_tokens": 128,
+        "arrival_rate_per_s": 20.0,
+        "ttft_s": 0.5,
+        "tpot_s": 0.05,
+        "weights": "bf16",
+    },
     "estimate gemm": {"accelerator": "h100-sxm", "m": 512, "n": 4096, "k": 4096},
     "estimate attention": {"accelerator": "h100-sxm", "phase": "decode", "seq_len": 8192},
     "estimate collective": {
@@ -125,6 +136,35 @@ def test_bad_scenarios_are_told_why(data: Any, said: str) -> None:
         pm.load_scenario(data)
 
 
+def test_a_description_of_ones_own_is_reproduced_too(tmp_path: Path) -> None:
+    for question, changes in (
+        ("estimate serving", {"hbm_byte_per_s": 3e12}),
+        ("plan serving", {"hbm_byte_per_s": 3e12}),
+        ("estimate gemm", {"hbm_byte_per_s": 3e12}),
+        ("estimate collective", {"infiniband.latency_s": 1e-6}),
+    ):
+        result = pm.load_scenario(ASKED[question]).with_(**changes).run()
+        assert result.to_json() != pm.load_scenario(ASKED[question]).run().to_json()
+        (tmp_path / "result.json").write_text(result.to_json())
+        assert pm.load_scenario(tmp_path / "result.json").run().to_json() == result.to_json()
+
+
+def test_traffic_is_keys_a_trace_or_a_workload() -> None:
+    keys = ASKED["plan serving"]
+    plan = pm.load_scenario(keys)
+    rest = {key: keys[key] for key in ("model", "cluster", "ttft_s", "tpot_s", "weights")}
+    told = pm.Workload(prompt_tokens=512, output_tokens=128, arrival_rate_per_s=20.0)
+    assert pm.load_scenario(rest | {"workload": told}).run() == plan.run()
+    traced = pm.load_scenario(rest | {"trace": "azure-conversation", "arrival_rate_per_s": 2.0})
+    assert traced.question == "plan serving"
+    assert traced.run().request["workload"]["name"] == "azure-conversation"
+    assert plan.with_(question="estimate serving", cluster="dgx-h100", tp=2).run().request["prompt_tokens"] == 512
+    with pytest.raises(PlanError, match="ask 'estimate serving'"):
+        plan.with_(tp=2)
+    with pytest.raises(PlanError, match="prompt_tokens: missing"):
+        plan.with_(prompt_tokens=None).run()
+
+
 def test_bad_changes_are_told_why() -> None:
     plan = pm.load_scenario(ASKED["plan training"])
     with pytest.raises(PlanError, match="a plan chooses its layout"):
@@ -188,6 +228,13 @@ def test_anything_with_an_answer_can_be_compared(tmp_path: Path) -> None:
         whole = next(term for term in apart.terms if term.term == name)
         if whole.difference_s:
             assert sum(share or 0.0 for share in shares) == pytest.approx(1.0, rel=1e-9, abs=0)
+    plans = [pm.load_scenario(ASKED["plan serving"]).with_(modes=mode) for mode in ("aggregated", "disaggregated")]
+    both = pm.compare(*plans)
+    assert {"modes", "cluster"} <= {change.key for change in both.changes}
+    assert {"ttft_s", "tpot_s", "cost_usd_per_mtok"} <= {one.name for one in both.quantities}
+    assert [term.name for term in both.terms if term.depth == 1] == ["prefill", "decode_step"]
+    assert all(term.a_s and term.b_s for term in both.terms if term.depth == 1)
+    _children_sum(both.terms)
     kernels = pm.compare(ASKED["estimate gemm"], ASKED["estimate gemm"] | {"m": 1024})
     assert next(iter(kernels.to_frame()["name"])) == "seconds"
     with pytest.raises(PlanError, match="compare two of a kind"):
@@ -213,6 +260,19 @@ def test_frames() -> None:
     nothing = pm.load_scenario(ASKED["plan training"]).with_(hbm_bytes=1e9).run()
     assert len(pm.to_frame(nothing)) == 0
     assert "memory" in row_of(nothing.to_dict())["infeasible_because"]
+    pd.testing.assert_frame_equal(plan.to_frame(), layouts)
+    pd.testing.assert_frame_equal(pm.to_frame(plan.to_dict()), layouts)
+    served = pm.load_scenario(ASKED["plan serving"]).run()
+    deployments = served.to_frame()
+    assert deployments["usd_per_hour"][0] == served.decision["usd_per_hour"]
+    assert deployments["engine"].notna().all()
+    assert len(deployments) == 1 + len(served.alternatives)
+    assert set(served.prediction.to_frame()["term"]) >= {"prefill", "decode_step"}
+    experts = pm.plan_experts([[4, 1, 1, 2], [1, 1, 1, 1]], 2).to_frame()
+    assert experts["rank"].tolist() == [0, 0, 1, 1] * 2
+    tasks = [{"task": "a", "samples": 10, "correct": 3}, {"task": "b", "samples": 10, "correct": 7}]
+    methods = [{"method": "m", "tokens": 1000, "usd_per_mtok_in": 0.0, "usd_per_mtok_out": 1.0}]
+    assert pm.plan_test_time(tasks, methods, {"usd": 0.05}).to_frame()["task"].tolist() == ["a", "b"]
     gemm = pm.to_frame(pm.load_scenario(ASKED["estimate gemm"]).run())
     assert len(gemm) == 1
     with pytest.raises(PlanError, match="must be a result or its document"):

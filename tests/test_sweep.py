@@ -182,6 +182,15 @@ def test_axes_of_hardware_objects_and_numpy() -> None:
          "concurrency": [1, 8]}, base={"model": "llama-3.1-8b", "cluster": h100, "tp": 1},
     )  # fmt: skip
     assert served["tpot_s"].notna().all()
+    loads = [pm.Workload(prompt_tokens=512, output_tokens=n, arrival_rate_per_s=4.0) for n in (64, 256)]
+    deployments = pm.sweep(
+        {"model": ["llama-3.1-8b", "llama-3.1-70b"], "workload": loads},
+        base={"question": "plan serving", "cluster": "dgx-h200", "ttft_s": 1.0, "tpot_s": 0.05},
+    )
+    assert deployments["feasible"].all()
+    assert (deployments["mode"] == "aggregated").all()
+    assert deployments["output_tokens"].tolist() == [64, 256] * 2
+    assert deployments["tpot_s"][0] < deployments["tpot_s"][2]
     layouts = pm.sweep({"layout": [pm.ParallelLayout(tp=8), {"tp": 4, "dp": 2}]}, base={k: v for k, v in estimate.request.items() if k != "layout"})  # fmt: skip  # noqa: E501
     assert layouts["tp"].tolist() == [8, 4]
 

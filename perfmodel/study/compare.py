@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from perfmodel._version import __version__
 from perfmodel.errors import PlanError
-from perfmodel.predict.frames import document_of, row_of, wholes
+from perfmodel.predict.frames import document_of, row_of, terms_of, wholes
 from perfmodel.predict.records import Record
 from perfmodel.specs.registry import data_version
 from perfmodel.study.scenario import Scenario, load_scenario, read_beside
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Change", "Comparison", "Quantity", "TermDifference", "compare"]
 
-_HEADINGS = ("document", "perfmodel_version", "data_version", "request")
+_SERVING = ("perfmodel/serving-estimate/1", "perfmodel/disaggregated-estimate/1")
+"""Deployments all the same: the phases and the quantities of one stand beside those of the other."""
 
 
 class Change(Record):
@@ -78,12 +79,16 @@ class Comparison(Record):
 def compare(a: Any, b: Any) -> Comparison:
     """The difference of two results of one kind, of which each may be a record, its document, a scenario or a file.
 
-    A scenario is run first; a plan is compared by its prediction. Terms are aligned by their path, so that differences
-    of children sum to that of their parent. Raises `PlanError` and `SpecError`.
+    A scenario is run first; a plan is compared by its prediction (two plans also by what they were asked). Terms are
+    aligned by their path, so that differences of children sum to that of their parent. Raises `PlanError` and
+    `SpecError`.
     """
-    ours, theirs = _priced("a", a), _priced("b", b)
-    if ours["document"] != theirs["document"]:
-        raise PlanError(f"b: is a {theirs['document']}, a is a {ours['document']}; compare two of a kind")
+    (ours, asked), (theirs, asked_too) = _priced("a", a), _priced("b", b)
+    kinds = ours["document"], theirs["document"]
+    if kinds[0] != kinds[1] and not {*kinds} <= {*_SERVING}:
+        raise PlanError(f"b: is a {kinds[1]}, a is a {kinds[0]}; compare two of a kind")
+    if asked is not None and asked_too is not None:
+        ours["request"], theirs["request"] = dict(asked) | ours["request"], dict(asked_too) | theirs["request"]
     return Comparison(
         perfmodel_version=__version__,
         data_version=data_version(),
@@ -96,21 +101,22 @@ def compare(a: Any, b: Any) -> Comparison:
     )
 
 
-def _priced(label: str, what: Any) -> dict[str, Any]:
+def _priced(label: str, what: Any) -> tuple[dict[str, Any], Mapping[str, Any] | None]:
+    """The document with the numbers, and of a plan what was asked."""
     if isinstance(what, (str, Path)):
         data = read_beside(Path(what))
         what = data if "document" in data else load_scenario(what)
     elif isinstance(what, Mapping) and "document" not in what:
         what = load_scenario(what)
     document = document_of(what.run() if isinstance(what, Scenario) else what)
-    prediction = document.get("prediction")
+    prediction, asked = document.get("prediction"), None
     if "decision" in document:
         if prediction is None:
             raise PlanError(f"{label}: the plan found nothing feasible, so there is nothing to compare")
-        document = dict(prediction)
+        document, asked = dict(prediction), document.get("request")
     if not isinstance(document.get("request"), Mapping) or "document" not in document:
         raise PlanError(f"{label}: has no request and no document; give an estimate or a plan with a prediction")
-    return document
+    return document, asked
 
 
 def _made_by(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[str]:
@@ -121,7 +127,7 @@ def _made_by(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[str]:
 
 def _leaves(request: Mapping[str, Any]) -> dict[str, Any]:
     """Request keys by their last name; descriptions written out stay whole."""
-    nested = {"layout", "slo"}
+    nested = {"layout", "slo", "workload"}
     return {
         name: one
         for key, value in request.items()
@@ -153,7 +159,7 @@ def _terms(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[TermDifferenc
     whole = {name: other.get(name, 0.0) - mine.get(name, 0.0) for name in names}
     if "step_time_s" in a:
         whole = dict.fromkeys(names, max(other.values(), default=0.0) - max(mine.values(), default=0.0))
-    for term in _differences(a.get("terms", ()), b.get("terms", ()), ()):
+    for term in _differences(terms_of(a), terms_of(b), ()):
         of = whole[term.term.split("/")[0]]
         yield term.model_copy(update={"share": term.difference_s / of if of else None})
 
