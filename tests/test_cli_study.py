@@ -105,6 +105,22 @@ def test_sweep_to_every_format(cli: Any, grid: str, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir() if "journal" in path.name] == []
 
 
+def test_a_page_keeps_its_keys_whole(cli: Any, tmp_path: Path) -> None:
+    (tmp_path / "grid.toml").write_text("""
+        question = "plan serving"
+        [scenario]
+        model = "llama-3.1-8b"
+        [axes]
+        cluster = ["dgx-h100", "dgx-h200"]
+        traffic = [{label = "chat", prompt_tokens = 512, output_tokens = 128, arrival_rate_per_s = 5.0}]
+    """)
+    code, page, _ = cli("sweep", str(tmp_path / "grid.toml"), "--workers", "1")
+    assert code == 0
+    assert "dgx-h100" in page
+    assert "aggregated" in page
+    assert "prompt_tokens" not in page
+
+
 def test_parquet_needs_its_extra(cli: Any, grid: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     code, out, err = cli("sweep", grid, "-o", str(tmp_path / "x.parquet"))

@@ -15,14 +15,21 @@ __all__ = ["comparison_page", "sweep_page"]
 
 Document = Mapping[str, Any]
 _INVISIBLE_SHARE = 0.0005
-_ROWS = 40
+_ROWS, _GAP = 40, 2
+_WORDS = ("bound_by", "mode")
 # The few results that a page has room for; a file has them all.
 _HEADLINES = (
-    "feasible", "tp", "pp", "dp", "micro_batch", "step_time_s", "mfu", "ttft_s", "tpot_s",
-    "output_tokens_per_s_per_accelerator", "seconds", "roofline_share", "bound_by", "memory_total_bytes", "fits",
-    "cost_usd_per_step", "cost_usd_per_mtok",
+    "feasible", "mode", "replicas", "usd_per_hour", "accelerators_used", "tp", "pp", "dp", "micro_batch", "step_time_s",
+    "ttft_s", "tpot_s", "seconds", "mfu", "roofline_share", "bound_by", "fits", "memory_total_bytes",
+    "output_tokens_per_s_per_accelerator", "cost_usd_per_step", "cost_usd_per_mtok",
 )  # fmt: skip
 _SHORT = {
+    "accelerators_used": "used",
+    "usd_per_hour": "USD/h",
+    "micro_batch": "mb",
+    "step_time_s": "step",
+    "ttft_s": "TTFT",
+    "tpot_s": "TPOT",
     "output_tokens_per_s_per_accelerator": "tokens/s each",
     "memory_total_bytes": "memory",
     "cost_usd_per_mtok": "USD/Mtok",
@@ -76,26 +83,47 @@ def _terms(console: Console, terms: Any) -> None:
 
 
 def sweep_page(console: Console, sweep: Document) -> None:
-    """The first rows of a sweep, its keys and the headline results."""
-    keys = sweep["keys"]
-    results = [name for name in _HEADLINES if name in sweep["columns"] and name not in keys]
-    count = len(sweep["rows"])
+    """The first rows of a sweep: the keys that vary, and as many headline results as the page is wide."""
+    rows, count = sweep["rows"][:_ROWS], len(sweep["rows"])
+    varying = [key for key in sweep["keys"] if any(row[key] != rows[0][key] for row in rows)]
+    keys = [key for key in varying if key not in _labelled(sweep)] or sweep["keys"]
+    answered = [row for row in rows if row["error"] is None]
+    results = [name for name in _HEADLINES if name not in sweep["keys"] and any(_given(row, name) for row in answered)]
     console.print(Text.assemble((sweep["request"]["question"], "bold"), f", {count:,} scenarios"))
     console.print()
-    words = [key for key in keys if any(isinstance(row[key], str) for row in sweep["rows"][:_ROWS])]
-    left = [position for position, key in enumerate([*keys, *results]) if key in words or key == "bound_by"]
-    table = plain_table(*keys, *(_SHORT.get(name, name) for name in results), left=left, gap=2)
-    for row in sweep["rows"][:_ROWS]:
-        cells = [_word(row[key]) for key in keys]
-        if row["error"] is not None:
-            table.add_row(*cells, *([Text("error", "red")] if results else []))
-            continue
-        table.add_row(*cells, *(_number(name, row[name]) for name in results))
+    cells = {name: [_cell(row, name, name in keys) for row in rows] for name in (*keys, *results)}
+    widths = {name: max(map(len, (_SHORT.get(name, name), *cells[name]))) + _GAP for name in cells}
+    while len(results) > 1 and sum(widths[name] for name in (*keys, *results)) > console.width:
+        results.pop()
+    words = [key for key in keys if any(isinstance(row[key], str) for row in rows)]
+    left = [position for position, name in enumerate([*keys, *results]) if name in words or name in _WORDS]
+    table = plain_table(*(_SHORT.get(name, name) for name in (*keys, *results)), left=left, gap=_GAP)
+    for position, row in enumerate(rows):
+        shown = [Text(cells[key][position]) for key in keys]
+        if row["error"] is None:
+            shown += [Text(cells[name][position]) for name in results]
+        elif results:
+            shown.append(Text("error", "red"))
+        table.add_row(*shown)
     console.print(table)
-    if count > _ROWS:
-        console.print(Text(f"and {count - _ROWS:,} more; -o FILE.csv has every row and column", "dim"))
+    more = f"and {count - _ROWS:,} more rows; " if count > _ROWS else ""
+    console.print(Text(f"{more}-o FILE.csv has all {len(sweep['columns'])} columns", "dim"))
     for error in list(dict.fromkeys(row["error"] for row in sweep["rows"] if row["error"]))[:5]:
         console.print(f"- {error}", markup=False)
+
+
+def _labelled(sweep: Document) -> set[str]:
+    """Keys of groups whose settings go by a word of their own."""
+    groups = [axis for axis in sweep["request"]["axes"].values() if all(isinstance(one, Mapping) for one in axis)]
+    return {key for axis in groups if all("label" in one for one in axis) for one in axis for key in one}
+
+
+def _given(row: Document, name: str) -> bool:
+    return row.get(name) is not None
+
+
+def _cell(row: Document, name: str, key: bool) -> str:
+    return _word(row[name]) if key else _number(name, row.get(name))
 
 
 def _word(value: Any) -> str:
@@ -113,7 +141,7 @@ def _number(name: str, value: Any) -> str:
         return _word(value)
     if name in _SHARES:
         return fmt.percent(value)
-    for part, shown in (("cost_usd", fmt.usd), ("energy_j", fmt.energy), ("flop_per_s", fmt.flop_rate)):
+    for part, shown in (("usd", fmt.usd), ("energy_j", fmt.energy), ("flop_per_s", fmt.flop_rate)):
         if part in name:
             return shown(value)
     return fmt.quantity(name, value)

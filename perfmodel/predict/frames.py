@@ -15,7 +15,8 @@ __all__ = ["cell", "columns_of", "document_of", "frame_of", "named", "row_of", "
 
 _NO_COLUMNS = (
     "document", "perfmodel_version", "data_version", "request", "interval_level", "terms", "notes", "sources",
-    "constraints", "alternatives", "certificate", "sensitivities", "decision", "prediction",
+    "constraints", "alternatives", "certificate", "sensitivities", "decision", "prediction", "frontier", "growth",
+    "hourly",
 )  # fmt: skip
 _POOLS = ("prefill", "decode")
 
