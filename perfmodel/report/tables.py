@@ -94,7 +94,7 @@ def shown(key: str, value: Any) -> str:
             return f"{value / 1e6:,.0f} MHz"
         if key == "memory_bytes":
             return fmt.bytes_(value)
-        if key.endswith(("_usd_per_mtok", "_usd_per_step")) or key in ("cost_usd_per_mtok", "cost_usd_per_step"):
+        if key.endswith(("usd_per_mtok", "usd_per_step", "usd_per_hour")):
             return fmt.usd(value)
         if "_j_per_" in key:
             return fmt.energy(value)
