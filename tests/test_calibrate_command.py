@@ -17,6 +17,7 @@ from perfmodel.formulas.collectives import ring_all_reduce_time
 from perfmodel.predict.matmul import TiledMatmul
 from perfmodel.specs import registry
 from perfmodel.specs.accelerator import load_accelerator
+from perfmodel.specs.cluster import load_cluster
 from perfmodel.specs.efficiency import load_efficiency
 from perfmodel.specs.kernel_constants import MatmulConstants
 
@@ -88,7 +89,7 @@ def test_constants_come_back_from_a_table_of_their_own_law(cli: Any, tmp_path: P
     for name in ("compute_efficiency", "memory_efficiency", "launch_s"):
         assert getattr(found, name) == pytest.approx(getattr(constants, name), rel=0.02, abs=0), name
         assert {one["name"]: one["value"] for one in block["constants"]}[name] == getattr(found, name)
-    assert (found.tiles, found.splits) == (constants.tiles, constants.splits)
+    assert (found.tiles, found.splits, found.settle_s) == (constants.tiles, constants.splits, constants.settle_s)
     assert found.fit.table == "own.csv.gz"
     assert efficiency.elementwise == load_efficiency(ACCELERATOR).elementwise
     assert "collective of a100-sxm-80gb-measured is a100-sxm-80gb's" in efficiency.inherited
@@ -165,6 +166,63 @@ def test_the_aiconfigurator_messages_are_read(cli: Any, tmp_path: Path) -> None:
     assert all(block["held_out_median"] < 0.12 < block["data_sheet_median"] for block in blocks)
 
 
+def attention(phase: str) -> str:
+    """An attention table in the layout of aiconfigurator, from rows of the shipped one."""
+    length, table = ("isl", "attention_prefill_bf16") if phase == "prefill" else ("kv_len", "attention_decode")
+    rows = load_table(table, "h100-sxm")
+    rows = rows[rows["library"] == "vllm"]
+    sizes = ("batch", "seq_len" if phase == "prefill" else "kv_len", "n_heads", "n_kv_heads", "d_head", "latency_us")
+    caches = {"bf16": "bfloat16", "fp8": "fp8"}
+    lines = [
+        ["h100_sxm", "vllm-0.11", "bfloat16", caches[str(row["kv_dtype"]) if phase == "decode" else "bf16"]]
+        + [str(row[name]) for name in sizes]
+        for row in rows
+    ]
+    head = "system,engine,attn_dtype,kv_cache_dtype,batch_size,%s,num_heads,num_key_value_heads,head_dim,latency_us"
+    return csv(head % length, lines)
+
+
+@pytest.mark.parametrize(
+    ("phase", "blocks"), [("prefill", ["attention.flash-2", "attention.flash-3"]), ("decode", ["decode.vllm"])]
+)
+def test_the_aiconfigurator_attention_is_read(cli: Any, tmp_path: Path, phase: str, blocks: list[str]) -> None:
+    """From the shipped rows the shipped errors come back, and a cluster with the constants in it prices with them."""
+    table, out = tmp_path / "attention.csv", tmp_path / "cluster.toml"
+    table.write_text(attention(phase))
+    ran = cli("--from-table", str(table), "--cluster", "dgx-h100", "-o", str(out), "--json")
+    assert ran.code == 0, ran.err
+    document = json.loads(ran.out)
+    assert [block["block"] for block in document["blocks"]] == blocks
+    assert document["blocks"][0]["held_out_median"] < 0.06 < document["blocks"][0]["data_sheet_median"]
+    cluster = load_cluster(out, accelerators=16)
+    group, _, name = blocks[0].partition(".")
+    own = getattr(cluster.accelerator.kernel_constants(), group)[name]
+    assert own.fit.table == "attention.csv"
+    assert cluster.accelerator.kernel_constants().matmul == load_efficiency("h100-sxm").matmul
+    assert cluster.tiers == load_cluster("dgx-h100").tiers
+    assert load_accelerator(out) == cluster.accelerator
+
+
+def test_a_table_of_our_own_layout_in_single_precision(cli: Any, tmp_path: Path) -> None:
+    """`op,m,n,k,dtype,seconds` in a format of unknown tiles: the constants of the smooth roofline come back."""
+    made = MatmulConstants.model_construct(
+        tiles=(), splits=(1,), compute_efficiency=0.7, memory_efficiency=0.6, exponent=2.0, launch_s=5e-6
+    )
+    shapes = [(m, n, k) for n in (512, 2048, 8192) for k in (512, 4096) for m in (1, 16, 256, 4096)]
+    part = load_accelerator(ACCELERATOR)
+    m, n, k = np.array(shapes, dtype=float).T
+    seconds = TiledMatmul(part, "tf32", made).cost(m, n, k, 1.0, 0.0).seconds
+    rows = [["gemm", *map(str, shape), "tf32", f"{time:.9g}"] for shape, time in zip(shapes, seconds, strict=True)]
+    (tmp_path / "own.csv").write_text(csv("op,m,n,k,dtype,seconds", rows))
+    ran = cli("--from-table", str(tmp_path / "own.csv"), *A, "--json")
+    assert ran.code == 0, ran.err
+    (block,) = json.loads(ran.out)["blocks"]
+    found = {one["name"]: one["value"] for one in block["constants"]}
+    assert block["block"] == "matmul.tf32"
+    for name in ("compute_efficiency", "memory_efficiency", "exponent", "launch_s"):
+        assert found[name] == pytest.approx(getattr(made, name), rel=0.02, abs=0), name
+
+
 def test_the_page_says_constants_with_units_and_errors(cli: Any, tmp_path: Path) -> None:
     (tmp_path / "nccl.csv").write_text(MESSAGES)
     ran = cli("--from-table", str(tmp_path / "nccl.csv"), "--accelerator", ACCELERATOR)
@@ -174,13 +232,13 @@ def test_the_page_says_constants_with_units_and_errors(cli: Any, tmp_path: Path)
 
 
 def test_without_a_table_the_shipped_errors_are_shown(cli: Any) -> None:
-    document = json.loads(cli("--json").out)
+    document = json.loads(cli("--shipped", "--json").out)
     for id in registry.ids("efficiency"):
         own = {block["block"]: block for block in document["blocks"] if block["accelerator"] == id}
         fit = load_efficiency(id).matmul_constants("bf16").fit
         assert own["matmul.bf16"]["held_out_error"] == fit.held_out_error
-    assert "held out" in cli("--accelerator", ACCELERATOR).out
-    assert "h100-sxm" not in cli("--accelerator", ACCELERATOR).out
+    assert "held out" in cli("--shipped", "--accelerator", ACCELERATOR).out
+    assert "h100-sxm" not in cli("--shipped", "--accelerator", ACCELERATOR).out
 
 
 def changed(line: int, old: str, new: str) -> str:
@@ -245,6 +303,28 @@ BAD = {
     "one rank": (MESSAGES.replace("e,2,", "e,1,"), A, "table.csv:2: num_gpus: must be a whole number >= 2 (got 1)"),
     "no rings": (MESSAGES.replace("all_reduce", "alltoall"), A, "has 0 rows of all_reduce, all_gather and reduce"),
     "other output": (GOOD, [*A, "-o", "x.json"], "-o x.json: the constants are written as TOML; name a file *.toml"),
+    "another op": (with_column("op", ["gemm", "conv"]), A, "table.csv:3: op: unknown matrix product 'conv'"),
+    "two engines": (
+        with_column("engine", ["vllm", "trtllm"], attention("decode")),
+        [],
+        "names the column 'engine' twice",
+    ),
+    "attention of no length": (
+        attention("decode").replace("kv_len", "length"),
+        [],
+        "a table of attention of prompts lacks the column 'isl'",
+    ),
+    "unknown cache": (
+        attention("decode").replace("bfloat16", "int3"),
+        [],
+        "table.csv:2: attn_dtype: unknown precision of attention 'int3'",
+    ),
+    "negative time": (GOOD.replace(",512,", ",512,-", 1), A, "table.csv:2: latency_us: must be a number > 0"),
+    "other cluster": (
+        GOOD,
+        [*A, "--cluster", "dgx-h100", "-o", "x.toml"],
+        "--cluster: dgx-h100 is of h100-sxm, the table of a100-sxm-80gb",
+    ),
     "no such folder": (GOOD, [*A, "-o", "/nowhere/x.toml"], "-o /nowhere/x.toml: cannot be written: no such folder"),
 }
 
@@ -265,8 +345,15 @@ def test_wrong_tables_are_refused_in_one_line(cli: Any, tmp_path: Path, name: st
     ("words", "message"),
     [
         (["--dtype", "bf16"], "--dtype: goes with --from-table"),
-        (["-o", "x.toml"], "-o: goes with --from-table"),
-        (["--accelerator", "h100"], "unknown calibrated accelerator 'h100'; nearest: 'h100-sxm'"),
+        (["--shipped", "-o", "x.toml"], "-o: goes with a measurement or --from-table"),
+        (["--shipped", "--quick"], "--quick: goes with a measurement or --from-table"),
+        (["--accelerator", "h100-sxm"], "--accelerator: goes with --from-table"),
+        (["--from-table", "x.csv", "--note", "x"], "--note: goes with a measurement of this machine, not with"),
+        (["--from-table", "x.csv", "--shipped"], "--shipped: does not go with --from-table"),
+        (["--from-table", "x.csv", "--cluster", "dgx-a100-80gb"], "--cluster: goes with -o, the file that is to hold"),
+        (["--device", "gpu"], "--device: unknown device 'gpu'; nearest: 'cpu'; allowed: auto, cpu, cuda"),
+        (["--device", "cpu", "-o", "x.json"], "-o x.json: the constants are written as TOML"),
+        (["--shipped", "--accelerator", "h100"], "unknown calibrated accelerator 'h100'; nearest: 'h100-sxm'"),
         (["--from-table", "nowhere.csv"], "nowhere.csv: cannot be read: No such file or directory"),
         (["--from-table", str(FOLDER)], "cannot be read: Is a directory"),
         (["--from-tabel", "x"], "unknown option '--from-tabel'; nearest: '--from-table'"),

@@ -18,7 +18,17 @@ from perfmodel.predict.matmul import TiledMatmul, matmul_format
 from perfmodel.specs.accelerator import Accelerator
 from perfmodel.specs.kernel_constants import MatmulConstants
 
-__all__ = ["LIBRARIES", "Library", "choices", "error_of", "fit_matmul", "fit_products", "sizes"]
+__all__ = [
+    "LIBRARIES",
+    "Library",
+    "choices",
+    "error_of",
+    "fit_matmul",
+    "fit_products",
+    "free_constants",
+    "library_choices",
+    "sizes",
+]
 
 Floats = NDArray[np.float64]
 Tiles = tuple[tuple[int, int], ...]
@@ -95,6 +105,8 @@ _CONSTANTS = {
     "quantise_bytes": _Constant(4.0, 0.5, 30.0),
     "sustained_slowdown": _Constant(0.1, 0.0, 0.6, False, 3),
 }
+_SMOOTH = ("compute_efficiency", "memory_efficiency", "exponent", "launch_s")
+"""The constants that a library without known tiles has: those of the smooth roofline."""
 SETTLE_S = 0.02
 """After how long half of a power limit's slowdown is felt [s]: one number for all parts, since no table holds enough
 long kernels for both it and the slowdown. Where a table does (H100, 16 bits, kernels up to 0.16 s) it fits 0.017."""
@@ -105,8 +117,11 @@ _STARTS: tuple[dict[str, float], ...] = ({}, {"tile_s": 3.0, "epilogue_share": 0
 def choices(accelerator_id: str, dtype: str) -> dict[str, Any]:
     """The entries of a matmul block that are not fitted."""
     library = LIBRARIES[accelerator_id].get(dtype)
-    if library is None:
-        return {}
+    return {} if library is None else library_choices(library)
+
+
+def library_choices(library: Library) -> dict[str, Any]:
+    """The entries of a matmul block that its fit takes as given."""
     tiles = [list(tile) for tile in library.tiles]
     return {"tiles": tiles, "splits": list(library.splits), "settle_s": SETTLE_S}
 
@@ -140,7 +155,7 @@ def fit_products(
 ) -> Fitted:
     """The tiled law on the rows `columns` (m, n, k and measured seconds) of a library's table [s]."""
     m, n, k, seconds = columns
-    names = list(_free(library))
+    names = free_constants(library)
     ends = [_fit(accelerator, dtype, library, names, start, (m, n, k, seconds), calibrate) for start in _STARTS]
     cost, constants = min(ends, key=lambda end: end[0])
     law = TiledMatmul(accelerator, dtype, _block(library, constants))
@@ -151,8 +166,7 @@ def fit_products(
     roofline = np.abs(np.log(roofline_time(matmul_flops(m, n, k), n_bytes, *peaks) / seconds))
     return Fitted(
         library.table,
-        f"tiled_matmul_time, fastest of {len(library.tiles)} tiles and splits {list(library.splits)} "
-        f"({library.name}); all m, n, k",
+        _how(library),
         constants,
         int(calibrate.sum()),
         _score(error[calibrate]),
@@ -162,8 +176,24 @@ def fit_products(
     )
 
 
+def _how(library: Library) -> str:
+    if not library.tiles:
+        return f"smooth roofline ({library.name}); all m, n, k"
+    return (
+        f"tiled_matmul_time, fastest of {len(library.tiles)} tiles and splits {list(library.splits)} "
+        f"({library.name}); all m, n, k"
+    )
+
+
+def free_constants(library: Library) -> list[str]:
+    """The names of the constants that a table of the library fits."""
+    return list(_free(library))
+
+
 def _free(library: Library) -> Iterator[str]:
     for name in _CONSTANTS:
+        if not library.tiles and name not in _SMOOTH:
+            continue
         unused = (name == "split_s" and library.splits == (1,)) or (name == "quantise_bytes" and not library.quantises)
         if not unused:
             yield name

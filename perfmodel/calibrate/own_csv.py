@@ -1,4 +1,4 @@
-"""A user's table of measured kernels as CSV: which of the two layouts it is, and its rows with their line numbers."""
+"""A user's table of measured kernels as CSV: which of the layouts it is, and its rows with their line numbers."""
 
 from __future__ import annotations
 
@@ -12,15 +12,34 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from perfmodel.errors import PlanError
+from perfmodel.errors import PlanError, unknown_name
 
-__all__ = ["COLLECTIVES", "PRODUCTS", "OwnTable", "Row", "read_own_table"]
+__all__ = ["ATTENTION_SIZES", "COLLECTIVES", "DECODE", "PREFILL", "PRODUCTS", "OwnTable", "Row", "read_own_table"]
 
 PRODUCTS, COLLECTIVES = "matrix products", "collectives"
-_KEYS = {PRODUCTS: ("m", "n", "k"), COLLECTIVES: ("op_name", "num_gpus", "bytes")}
-_WHOLE = {PRODUCTS: ("m", "n", "k"), COLLECTIVES: ("num_gpus", "bytes")}
+PREFILL, DECODE = "attention of prompts", "attention of decode steps"
+ATTENTION_SIZES = {
+    PREFILL: ("batch_size", "isl", "num_heads", "num_key_value_heads", "head_dim"),
+    DECODE: ("batch_size", "kv_len", "num_heads", "num_key_value_heads", "head_dim"),
+}
+_WHOLE = {PRODUCTS: ("m", "n", "k"), COLLECTIVES: ("num_gpus", "bytes"), **ATTENTION_SIZES}
+_KEYS = _WHOLE | {COLLECTIVES: ("op_name", "num_gpus", "bytes")}
+_PRODUCT_WORDS = ("gemm", "matmul")
+"""What a column `op` may say of a matrix product."""
+_VERSIONS = ("lib_path_version", "lib_version")
+_WORDS = ("system", "dtype", "op_name", "op", "engine", "attn_dtype", "kv_cache_dtype", *_VERSIONS)
 _TIMES = {"latency_us": 1e-6, "latency_ms": 1e-3, "seconds": 1.0}
-_WORDS = ("system", "dtype", "op_name", "lib_path_version", "lib_version")
+_WORDS = (
+    "system",
+    "dtype",
+    "op_name",
+    "lib_path_version",
+    "lib_version",
+    "op",
+    "engine",
+    "attn_dtype",
+    "kv_cache_dtype",
+)
 _LARGEST_FILE = 256 * 2**20
 _LARGEST_COUNT = 1e15
 _SHORTEST_S, _LONGEST_S = 1e-9, 3600.0
@@ -39,7 +58,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class OwnTable:
-    """A table as it was read: `kind` is `PRODUCTS` or `COLLECTIVES`; `digest_of` are the bytes of the file."""
+    """A table as it was read: `kind` is one of the four of this module; `digest_of` are the bytes of the file."""
 
     name: str
     kind: str
@@ -135,9 +154,11 @@ def _row(where: str, at: int, kind: str, time: str, cells: Mapping[str, str]) ->
     if not _SHORTEST_S <= seconds <= _LONGEST_S:
         raise PlanError(f"{where}: {time}: {seconds:.3g} s is no time of a kernel (1 ns to 1 h); is the unit right?")
     words = {word: cells[word] for word in _WORDS if word in cells}
-    empty = [word for word, text in words.items() if not text and word in ("system", "dtype", "op_name")]
+    empty = [word for word, text in words.items() if not text and word not in _VERSIONS]
     if empty:
         raise PlanError(f"{where}: {empty[0]}: is empty")
+    if kind == PRODUCTS and words.get("op", "gemm").lower() not in _PRODUCT_WORDS:
+        raise PlanError(f"{where}: op: {unknown_name('matrix product', words['op'], _PRODUCT_WORDS)}")
     return Row(at, sizes, seconds * 1e6, words)
 
 

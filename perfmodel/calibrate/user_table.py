@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from perfmodel.calibrate.collectives import SMALLEST, OwnRows, fit_all_to_all, fit_collective
 from perfmodel.calibrate.kernels import Fitted, Floats
-from perfmodel.calibrate.matmul import LIBRARIES, Library, fit_products
-from perfmodel.calibrate.own_csv import PRODUCTS, OwnTable, Row, read_own_table
+from perfmodel.calibrate.matmul import LIBRARIES, Library, fit_products, library_choices
+from perfmodel.calibrate.own_csv import ATTENTION_SIZES, PRODUCTS, OwnTable, Row, read_own_table
 from perfmodel.calibrate.tables import Table, validate_groups
 from perfmodel.calibrate.thin import ACCELERATORS
+from perfmodel.calibrate.user_attention import HEADS, fit_attention, of_one_kernel
 from perfmodel.calibrate.write import RECIPES, protocol_blocks, provenance, render
 from perfmodel.errors import PlanError, SpecError, unknown_name
 from perfmodel.predict.matmul import MATMUL_FORMATS
@@ -25,7 +26,16 @@ from perfmodel.specs import registry
 from perfmodel.specs.accelerator import Accelerator, load_accelerator
 from perfmodel.specs.efficiency import load_efficiency
 
-__all__ = ["MIN_ROWS", "OwnFit", "UserCalibration", "UserQuestion", "calibrate", "fragment_of", "question_of"]
+__all__ = [
+    "MIN_ROWS",
+    "OwnFit",
+    "UserCalibration",
+    "UserQuestion",
+    "calibrate",
+    "document_of",
+    "fragment_of",
+    "question_of",
+]
 
 MIN_ROWS = 20
 _POOR_MEDIAN = 0.25
@@ -42,6 +52,8 @@ _DTYPES = {
 }
 """Names of aiconfigurator, underscores as dashes."""
 _SAME_BLOCK = {"fp16": "bf16"}
+_UNTILED = ("fp32", "tf32")
+"""Formats in which no table says what tiles a library has: they take the smooth roofline."""
 _OPERATIONS = {"alltoall": "all_to_all"}
 _KNOWN_OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "alltoall")
 
@@ -95,7 +107,8 @@ def question_of(path: str | Path, accelerator: str | None = None, dtype: str | N
         part.peak(MATMUL_FORMATS[chosen].peak)
     else:
         chosen = None
-        rows, more = _of_one_collective_library(table, rows, wanted)
+        of_one = of_one_kernel if table.kind in ATTENTION_SIZES else _of_one_collective_library
+        rows, more = of_one(table, rows, wanted)
         notes += more
     if len(rows) < MIN_ROWS:
         raise PlanError(f"{table.name}: has {len(rows)} rows to fit; at least {MIN_ROWS}")
@@ -106,6 +119,8 @@ def calibrate(question: UserQuestion) -> UserCalibration:
     """The fits of a question; raises `PlanError` where a table cannot be split into fitted and held-out groups."""
     if question.table.kind == PRODUCTS:
         fits, notes = [_fit_products(question)], list[str]()
+    elif question.table.kind in ATTENTION_SIZES:
+        fits, notes = _fit_attention(question), []
     else:
         fits, notes = _fit_collectives(question)
     for fit in fits:
@@ -124,6 +139,12 @@ def calibrate(question: UserQuestion) -> UserCalibration:
 
 def fragment_of(calibration: UserCalibration) -> tuple[str, tuple[str, ...]]:
     """The TOML text of the fitted blocks, and which blocks `load_efficiency` will take from the relative."""
+    document = document_of(calibration)
+    return render(document, _HEAD), load_efficiency(document).inherited
+
+
+def document_of(calibration: UserCalibration) -> dict[str, Any]:
+    """The fitted blocks as an efficiency set that inherits the others."""
     question = calibration.question
     digest = sha256(question.table.digest_of).hexdigest()[:12]
     name = re.sub(r"[^ -~]", "?", question.table.name)
@@ -131,14 +152,14 @@ def fragment_of(calibration: UserCalibration) -> tuple[str, tuple[str, ...]]:
     for fit in calibration.fits:
         group, _, block = fit.key.partition(".")
         origin = provenance(fit.found) | {"source": _SOURCE, "table": name}
-        if group == "matmul":
-            document[group] = {block: fit.choices | fit.found.constants | {"fit": origin}}
+        if block:
+            document.setdefault(group, {})[block] = fit.choices | fit.found.constants | {"fit": origin}
         else:
             document |= protocol_blocks(group, fit.found.constants, origin)
     # A source needs an address; a table of one's own has none, and .invalid says so (RFC 2606).
     address = f"https://own-table.invalid/{digest}"
     document["sources"] = {_SOURCE: {"title": f"own table {name}, unpublished; sha256 {digest}", "url": address}}
-    return render(document, _HEAD), load_efficiency(document).inherited
+    return document
 
 
 def _of_one_system(table: OwnTable, named: Accelerator | None) -> tuple[Accelerator, list[Row], list[str]]:
@@ -255,6 +276,8 @@ def _library(accelerator: Accelerator, dtype: str) -> Library:
     for id in _relatives(accelerator):
         if name in LIBRARIES.get(id, {}):
             return LIBRARIES[id][name]
+    if name in _UNTILED:
+        return Library("own table", "no tiles known", (), (1,))
     known = sorted({dtype for id in _relatives(accelerator) for dtype in LIBRARIES.get(id, {})})
     raise PlanError(
         f"{accelerator.id}: the tiles of no library in {dtype} are known, so none can be fitted; "
@@ -269,8 +292,16 @@ def _fit_products(question: UserQuestion) -> OwnFit:
     library = _library(question.accelerator, dtype)
     columns: list[Floats] = [rows["m"], rows["n"], rows["k"], rows["latency_us"] * 1e-6]
     found = fit_products(question.accelerator, dtype, library, columns, held_in)
-    choices = {"tiles": [list(tile) for tile in library.tiles], "splits": list(library.splits)}
-    return OwnFit(f"matmul.{_SAME_BLOCK.get(dtype, dtype)}", found, choices, int((~held_in).sum()))
+    return OwnFit(f"matmul.{_SAME_BLOCK.get(dtype, dtype)}", found, library_choices(library), int((~held_in).sum()))
+
+
+def _fit_attention(question: UserQuestion) -> list[OwnFit]:
+    table = question.table
+    columns = dict.fromkeys(HEADS, "f8")
+    held_in = _calibrating(table, _array(question.rows, columns), list(columns))
+    donor = load_efficiency(question.relative)
+    keys, found, choices = fit_attention(question.accelerator, donor, table, question.rows, held_in)
+    return [OwnFit(key, found, choices, int((~held_in).sum())) for key in keys]
 
 
 def _fit_collectives(question: UserQuestion) -> tuple[list[OwnFit], list[str]]:

@@ -1,15 +1,15 @@
-"""`perfmodel calibrate`: kernel constants from a user's own table, or how well the shipped ones were fitted."""
+"""`perfmodel calibrate`: this machine, a user's own table, or how well the shipped constants were fitted."""
 
 from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from threading import Timer
 from typing import TYPE_CHECKING, Any
 
 from perfmodel._version import __version__
+from perfmodel.cli.calibrate_machine import check_output
 from perfmodel.cli.commands import DONE
 from perfmodel.cli.options import CALIBRATE, parsed
 from perfmodel.cli.output import emit, say, write_atomically
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from perfmodel.calibrate.user_table import OwnFit, UserCalibration
+    from perfmodel.specs.cluster import Cluster
 
 __all__ = ["calibrate", "shipped"]
 
@@ -26,27 +27,32 @@ _PATIENCE_S = 1.0
 
 
 def calibrate(args: Namespace) -> int:
-    """`perfmodel calibrate`: with `--from-table` a fit, without it the errors of the shipped fits."""
+    """`perfmodel calibrate`: this machine; with `--from-table` a table, with `--shipped` the errors of the shipped."""
     if args.law is not None or args.laws:
         from perfmodel.cli.laws import calibrate_law
 
         return calibrate_law(args)
     given = {option.name: parsed(option, getattr(args, option.name)) for option in CALIBRATE if _has(args, option.name)}
+    _check_mode(args, given)
+    if args.from_table is None and not args.shipped:
+        from perfmodel.cli.calibrate_machine import calibrate_machine
+
+        return calibrate_machine(args)
     if args.from_table is None:
-        for flag, value in (("--dtype", given.get("dtype")), ("-o", args.output)):
-            if value is not None:
-                raise PlanError(f"{flag}: goes with --from-table")
         document = shipped(given.get("accelerator"))
         emit(document, lambda console: _shipped_page(console, document), as_json=args.json, file=None)
         return DONE
     from perfmodel.calibrate import user_table
 
-    _check_output(args.output)
+    check_output(args.output)
+    cluster = _cluster(args)
     question = user_table.question_of(args.from_table, **given)
     what = f"fitting {len(question.rows):,} rows of {question.table.kind} on {question.accelerator.id}"
     with _told_if_slow(what):
         calibration = user_table.calibrate(question)
     text, inherited = user_table.fragment_of(calibration)
+    if cluster is not None:
+        text = _with_constants(cluster, calibration)
     if args.output is not None:
         write_atomically(args.output, text)
     fitted = _document(calibration, inherited)
@@ -90,13 +96,22 @@ def _has(args: Namespace, name: str) -> bool:
     return getattr(args, name, None) is not None
 
 
-def _check_output(file: str | None) -> None:
-    if file is None:
-        return
-    if not file.lower().endswith(".toml"):
-        raise PlanError(f"-o {file}: the constants are written as TOML; name a file *.toml")
-    if not Path(file).parent.is_dir():
-        raise PlanError(f"-o {file}: cannot be written: no such folder")
+def _check_mode(args: Namespace, given: Mapping[str, Any]) -> None:
+    """Refuse options of another way to calibrate; raises `PlanError`."""
+    measuring = {"--device": args.device, "--quick": args.quick, "--note": args.note}
+    fitting = {"--accelerator": given.get("accelerator"), "--dtype": given.get("dtype"), "--cluster": args.cluster}
+    if args.shipped and args.from_table is not None:
+        raise PlanError("--shipped: does not go with --from-table")
+    if args.shipped:
+        refused, goes = measuring | fitting | {"-o": args.output}, "with a measurement or --from-table"
+        del refused["--accelerator"]
+    elif args.from_table is not None:
+        refused, goes = measuring, "with a measurement of this machine, not with --from-table"
+    else:
+        refused, goes = fitting, "with --from-table"
+    for flag, value in refused.items():
+        if value:
+            raise PlanError(f"{flag}: goes {goes}")
 
 
 @contextmanager
@@ -108,6 +123,31 @@ def _told_if_slow(what: str) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+def _cluster(args: Namespace) -> Cluster | None:
+    """The cluster that is to hold the constants; raises `PlanError` without a file to write it to."""
+    if args.cluster is None:
+        return None
+    if args.output is None:
+        raise PlanError("--cluster: goes with -o, the file that is to hold the cluster with the constants")
+    from perfmodel.specs.cluster import load_cluster
+
+    return load_cluster(args.cluster)
+
+
+def _with_constants(cluster: Cluster, calibration: UserCalibration) -> str:
+    """The TOML text of the cluster with the fitted constants in its accelerator; raises `PlanError`."""
+    from perfmodel.calibrate.machine.description import toml
+    from perfmodel.calibrate.user_table import document_of
+
+    part = calibration.question.accelerator.id
+    if cluster.accelerator.id != part:
+        raise PlanError(f"--cluster: {cluster.id} is of {cluster.accelerator.id}, the table of {part}")
+    described = cluster.model_dump(mode="json", exclude_none=True)
+    described["id"] = f"{cluster.id}-measured"
+    described["accelerator"]["efficiency"] = document_of(calibration)
+    return toml(described)
 
 
 def _document(calibration: UserCalibration, inherited: tuple[str, ...]) -> dict[str, Any]:

@@ -1,9 +1,8 @@
-"""What is on the shelf: `list`, `show` and `explain`."""
+"""What is on the shelf: `list` and `show`."""
 
 from __future__ import annotations
 
 import re
-import sys
 import tomllib
 from argparse import Namespace
 from collections.abc import Iterable, Mapping
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from perfmodel.specs.blocks import LayerKind
     from perfmodel.specs.network import Tier
 
-__all__ = ["explain", "list_shelf", "show"]
+__all__ = ["formula_entry", "list_shelf", "show"]
 
 Entry = dict[str, Any]
 
@@ -58,28 +57,10 @@ def show(args: Namespace) -> int:
     return 0
 
 
-def explain(args: Namespace) -> int:
-    """`perfmodel explain FORMULA`: its data sheet; `--latex` prints the equation alone."""
-    from perfmodel.formulas import get_formula
-
-    entry = formula_entry(get_formula(args.id))
-    if args.latex:
-        sys.stdout.write(f"{entry['latex']}\n")
-        sys.stdout.flush()
-        return 0
-
-    def page(console: Any) -> None:
-        from perfmodel.cli.render_catalogue import formula_page
-
-        formula_page(console, entry)
-
-    emit(entry, page, as_json=args.json, file=None)
-    return 0
-
-
 def _found(id: str) -> Entry:
     import perfmodel as pm
     from perfmodel.formulas import all_formulas
+    from perfmodel.specs.region import load_region
     from perfmodel.specs.registry import ids
     from perfmodel.specs.serving_software import load_any_software
 
@@ -89,6 +70,7 @@ def _found(id: str) -> Entry:
         "clusters": ("cluster", pm.load_cluster),
         "hosts": ("host", pm.load_host),
         "software": ("software", load_any_software),
+        "regions": ("region", load_region),
     }
     for shelf, (kind, load) in loaders.items():
         if id in ids(shelf):
@@ -137,6 +119,7 @@ def _hardware() -> Iterable[Entry]:
     from perfmodel.specs.accelerator import load_accelerator
     from perfmodel.specs.cluster import load_cluster
     from perfmodel.specs.host import load_host
+    from perfmodel.specs.region import load_region
     from perfmodel.specs.registry import ids
 
     numbers = ("hbm_bytes", "hbm_byte_per_s", "link_byte_per_s", "tdp_w", "usd_per_hour")
@@ -161,6 +144,10 @@ def _hardware() -> Iterable[Entry]:
         speeds = ("n_cores", "dram_bytes", "dram_byte_per_s", "pcie_byte_per_s", "nvme_bytes", "cxl_bytes")
         sizes = {key: None if (value := getattr(host, key)) is None else float(value) for key in speeds}
         yield {"id": id, "kind": "host", "name": host.name} | sizes
+    for id in ids("regions"):
+        region = load_region(id)
+        kg = float(region.carbon_kg_per_kwh)
+        yield {"id": id, "kind": "region", "name": region.name, "year": region.year, "carbon_kg_per_kwh": kg}
 
 
 def _tier(tier: Tier) -> Entry:

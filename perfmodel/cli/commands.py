@@ -30,6 +30,10 @@ _SCHEMAS = {
     "serving-estimate": ("perfmodel.predict.serving.records", "ServingEstimate", "serialization"),
     "test-time-plan": ("perfmodel.plan.test_time_records", "TestTimePlan", "serialization"),
     "training-budget-plan": ("perfmodel.plan.training_budget", "TrainingBudgetPlan", "serialization"),
+    "solution": ("perfmodel.study.solve", "Solution", "serialization"),
+    "explanation": ("perfmodel.study.words", "DocumentInWords", "serialization"),
+    "elasticities": ("perfmodel.predict.elasticities", "StepElasticities", "serialization"),
+    "serving-elasticities": ("perfmodel.study.slopes", "ServingElasticities", "serialization"),
     "law-fit": ("perfmodel.calibrate.laws", "LawFit", "serialization"),
     "memory-estimate": ("perfmodel.cli.memory", "MemoryEstimate", "serialization"),
     "kernel-estimate": ("perfmodel.predict.kernel_documents", "KernelEstimate", "serialization"),
@@ -43,6 +47,8 @@ _SCHEMAS = {
 _BENCHES = {
     "training": "perfmodel.plan.bench",
     "serving": "perfmodel.plan.serving.bench",
+    "test-time": "perfmodel.plan.test_time_bench",
+    "kernels": "perfmodel.predict.bench",
     "sweep": "perfmodel.study.bench",
 }
 
@@ -178,12 +184,14 @@ def schema(args: Namespace) -> int:
 
 
 def bench(args: Namespace) -> int:
-    """`perfmodel bench`: how fast planning and sweeping are, or how far expert placement reaches."""
+    """`perfmodel bench`: how fast pricing, planning and sweeping are, or how far expert placement reaches."""
     if args.name == "experts":
         from perfmodel.cli.experts import bench_experts
 
         return bench_experts(args)
-    measure: Callable[[], Mapping[str, Any]] = getattr(import_module(_BENCHES[args.name]), f"bench_{args.name}")
+    measure: Callable[[], Mapping[str, Any]] = getattr(
+        import_module(_BENCHES[args.name]), f"bench_{args.name.replace('-', '_')}"
+    )
     document = dict(measure())
 
     def page(console: Console) -> None:

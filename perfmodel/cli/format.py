@@ -8,6 +8,7 @@ __all__ = [
     "bar",
     "byte_rate",
     "bytes_",
+    "carbon",
     "count",
     "energy",
     "flop_rate",
@@ -116,6 +117,11 @@ def energy(joules: float) -> str:
 def power(watts: float) -> str:
     """`700 W`, `11.2 MW`."""
     return _si(watts, "W")
+
+
+def carbon(kg: float) -> str:
+    """`12.3 kg CO2e`, `24.7 t CO2e`."""
+    return f"{significant(kg / 1e3)} t CO2e" if abs(kg) >= 1e3 else f"{significant(kg)} kg CO2e"
 
 
 def usd(value: float) -> str:

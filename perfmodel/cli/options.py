@@ -93,10 +93,17 @@ _TRAINED = (
     Option("mean_seq_len", "whole", "mean tokens of a document, where they do not fill seq_len", low=1),
     Option("packing", "text", "documents padded to seq_len, or packed into it", choices=("padded", "packed")),
 )
+_CARBON = (
+    Option("region", "spec", "whose electricity, an id or a file (default: world)", complete="regions"),
+    Option("carbon_kg_per_kwh", "number", "carbon of the electricity instead of a region's [kg CO2e per kWh]", low=0),
+    Option("embodied_kg", "number", "carbon of making one accelerator with its share of a server [kg CO2e]", low=0),
+    Option("life_years", "number", "years until hardware is replaced (default: 6)", low=0),
+)
+_OBJECTIVES = ("time", "cost", "energy", "carbon", "memory")
 _SEARCH = (
-    Option("objective", "text", "what to make least", choices=("time", "cost", "energy", "memory"), default="time"),
+    Option("objective", "text", "what to make least", choices=_OBJECTIVES, default="time"),
     Option("memory_margin", "number", "share of the memory to leave free, e.g. 0.1", low=0, high=1),
-    Option("max_watts", "number", "mean power of all accelerators at most [W]", low=0),
+    Option("max_watts", "number", "mean power at most, servers and facility included [W]", low=0),
     Option("max_usd", "number", "price of the whole run at most (needs --tokens)", low=0),
     Option("max_days", "number", "length of the whole run at most (needs --tokens)", low=0),
     Option("schedules", "texts", "pipeline schedules to choose from (default: the software's)", choices=SCHEDULES),
@@ -140,8 +147,8 @@ LAYOUT = (
     ),
     Option("offload", "shares", "what waits in host memory: a share, or so many layers", choices=OFFLOADS),
 )
-PLAN_TRAINING = _SCENARIO + _TRAINED + _SEARCH
-ESTIMATE_TRAINING = _SCENARIO + _TRAINED + LAYOUT
+PLAN_TRAINING = _SCENARIO + _TRAINED + _CARBON + _SEARCH
+ESTIMATE_TRAINING = _SCENARIO + _TRAINED + _CARBON + LAYOUT
 ESTIMATE_MEMORY = tuple(option for option in ESTIMATE_TRAINING if option.name != "tokens")
 _SERVED = (
     Option("trace", "spec", "requests as recorded: a shipped id or a file (CSV, JSON lines, .gz)", complete="traces"),
@@ -174,6 +181,7 @@ _TRAFFIC = (
 ESTIMATE_SERVING = (
     *(option for option in _SCENARIO if option.name in ("model", "cluster", "accelerators", "software")),
     *_SERVED,
+    *_CARBON,
     *LAYOUT,
 )
 # Apart from OPTIONS: what an estimate takes one of, a plan chooses from.
@@ -181,7 +189,10 @@ PLAN_SERVING = (
     Option("model", "spec", "zoo id, config.json, or hf:org/name", complete="models"),
     Option("cluster", "texts", "kinds of machines to choose from, with commas", complete="clusters"),
     *(option for option in _SERVED if option.name in _TRAFFIC),
-    Option("objective", "text", "what to make best (default: cost)", choices=("cost", "energy", "throughput")),
+    Option(
+        "objective", "text", "what to make best (default: cost)", choices=("cost", "energy", "carbon", "throughput")
+    ),
+    *_CARBON,
     Option("software", "spec", "serving engine, an id or a file", complete="software"),
     Option(
         "weights",
@@ -192,6 +203,8 @@ PLAN_SERVING = (
     Option("kv_cache", "texts", "precisions of the cache to choose from (default: likewise)", choices=CACHES),
     Option("modes", "texts", "aggregated, disaggregated, or both (default)", choices=("aggregated", "disaggregated")),
     Option("max_accelerators", "whole", "accelerators at most", low=1),
+    Option("max_watts", "number", "mean power at most, servers and facility included [W]", low=0),
+    Option("max_usd_per_hour", "number", "price of an hour at most", low=0),
     Option("memory_margin", "number", "share of the memory to leave free, e.g. 0.1", low=0, high=1),
     Option("redundancy", "whole", "replicas that may be lost (default: 0)", low=0),
     Option("traffic_factor", "number", "hold so many times the rate (default: 1)", low=0),
@@ -326,7 +339,7 @@ PLAN_EXPERTS = (
     Option("work_limit", "whole", "packings and programs at most", low=1),
     Option("time_limit_s", "number", "guard in seconds (default: 60)", low=0),
 )
-OPTIONS = {option.name: option for option in (*_SCENARIO, *_TRAINED, *_SEARCH, *_SERVED, *LAYOUT)}
+OPTIONS = {option.name: option for option in (*_SCENARIO, *_TRAINED, *_CARBON, *_SEARCH, *_SERVED, *LAYOUT)}
 
 
 def parsed(option: Option, text: str) -> Any:

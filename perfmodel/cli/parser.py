@@ -43,6 +43,10 @@ SCHEMAS = (
     "serving-plan",
     "test-time-plan",
     "training-budget-plan",
+    "solution",
+    "explanation",
+    "elasticities",
+    "serving-elasticities",
     "law-fit",
     "memory-estimate",
     "kernel-estimate",
@@ -83,7 +87,7 @@ _CATALOGUE = "perfmodel.cli.catalogue"
 _KERNELS = "perfmodel.cli.kernels"
 _LAUNCH = "perfmodel.cli.launch"
 _STUDY = "perfmodel.cli.study"
-BENCHES = ("training", "serving", "experts", "sweep")
+BENCHES = ("training", "serving", "experts", "test-time", "kernels", "sweep")
 _EPILOG = """\
 examples:
   perfmodel plan training --model llama-3.1-405b --cluster dgx-h100 --accelerators 16384 \\
@@ -145,14 +149,19 @@ def build_parser() -> argparse.ArgumentParser:
         ("import", "the launch file of another tool as a scenario", _import),
         ("report", "a result as one self-contained page with figures", _report),
         ("plot", "one figure of a result", _plot),
-        ("explain", "the equation, units, validity and source of a formula", _explain),
+        ("explain", "a formula: equation, units, validity, source, what it gives; or a result in words", _explain),
+        ("solve", "which value of one quantity makes a prediction so", _solve),
         ("list", "what is on the shelf", _list),
         ("show", "one thing from the shelf, with the source of every number", _show),
         ("compare", "two results or scenarios, term by term", _compare),
         ("sweep", "a grid of scenarios as one table", _sweep),
         ("cite", "the sources of a result as BibTeX", _cite),
         ("validate", "compare with published numbers", _validate),
-        ("calibrate", "kernel constants from a table you measured, or how good the shipped ones are", _calibrate),
+        (
+            "calibrate",
+            "kernel constants of this machine, of a table you measured, or how good the shipped are",
+            _calibrate,
+        ),
         ("schema", "the JSON schema of a document or a file", _schema),
         ("bench", "how fast perfmodel itself is", _bench),
     ):
@@ -363,10 +372,10 @@ def _plot(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run="perfmodel.cli.report:plot")
     parser.add_argument("plan", metavar="PLAN", help="JSON of a plan or an estimate; - is standard input")
     action: Any = parser.add_argument(
-        "--figure", metavar="NAME", default="", help="left out, the message lists what the result has"
+        "--figure", metavar="NAME", default="", help="left out with -o, the names that the result has are printed"
     )
     action.completer = _figure_names
-    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="*.svg, *.png or *.pdf")
+    parser.add_argument("-o", "--output", metavar="FILE", help="*.svg, *.png or *.pdf")
 
 
 def _tool(parser: argparse.ArgumentParser, flag: str, dest: str, names: tuple[str, ...]) -> None:
@@ -378,12 +387,51 @@ def _tool(parser: argparse.ArgumentParser, flag: str, dest: str, names: tuple[st
 
 
 def _explain(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=f"{_CATALOGUE}:explain")
-    action: Any = parser.add_argument("id", metavar="FORMULA", help="its name; see perfmodel list formulas")
+    parser.set_defaults(run="perfmodel.cli.explain:explain")
+    what = "its name, see perfmodel list formulas; or a result (JSON) or scenario (TOML), - is standard input"
+    action: Any = parser.add_argument("id", metavar="FORMULA|FILE", help=what)
     action.completer = _formula_names
+    asked = parser.add_argument_group("questions to a formula")
+    asked.add_argument(
+        "--at",
+        metavar="NAME=VALUE",
+        nargs="+",
+        action="extend",
+        help="numbers, plain in base units or with the unit: n_bytes=64MB link_byte_per_s=450GB/s",
+    )
+    asked.add_argument("-f", "--file", metavar="FILE", help="the numbers that this result or scenario puts into it")
+    asked.add_argument("--elasticities", action="store_true", help="d ln value / d ln quantity; also of a whole result")
+    asked.add_argument("--solve", metavar="NAME", help="which value of this quantity gives the result of --for")
+    asked.add_argument("--for", dest="value", metavar="VALUE", help="with --solve: the result wanted")
+    asked.add_argument("--between", metavar="LOW,HIGH", help="where to look (default: the validity range)")
+    asked.add_argument("--over", metavar="NAME", help="where a maximum turns as this quantity varies")
+    asked.add_argument("--crossover", metavar="FORMULA", help="with --over: where this other formula gives the same")
+    asked.add_argument("--limit", metavar="NAME=END", help="what it becomes as a quantity goes to inf or 0")
+    parser.add_argument("--term", metavar="NAME", help="of a result: the formulas behind a term, with their numbers")
     forms = parser.add_mutually_exclusive_group()
     forms.add_argument("--latex", action="store_true", help="print the equation as LaTeX and nothing else")
     _json(forms)
+
+
+def _solve(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run="perfmodel.cli.solve:solve")
+    asked = parser.add_argument_group("question")
+    asked.add_argument(
+        "--for",
+        dest="quantity",
+        metavar="NAME",
+        required=True,
+        help="link_byte_per_s, hbm_bytes, peak_flop_per_s, concurrency, global_batch, ...",
+    )
+    asked.add_argument(
+        "--so-that",
+        metavar="TARGET",
+        required=True,
+        help="step_time_s=5, bound_by=compute, decode_step.bound_by=compute, fits",
+    )
+    asked.add_argument("--between", metavar="LOW,HIGH", help="where to look (default: a thousandth to a thousandfold)")
+    seen = {option.name: option for option in (*ESTIMATE_TRAINING, *ESTIMATE_SERVING)}
+    _scenario(parser, seen.values())
 
 
 def _list(parser: argparse.ArgumentParser) -> None:
@@ -441,16 +489,23 @@ def _validate(parser: argparse.ArgumentParser) -> None:
 
 def _calibrate(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run="perfmodel.cli.calibrate:calibrate")
+    group = parser.add_argument_group("this machine")
+    group.add_argument("--device", metavar="NAME", help="auto, cpu or cuda (default: cuda where PyTorch finds a GPU)")
+    group.add_argument("--quick", action="store_true", help="fewer sizes, less time")
+    group.add_argument("--note", metavar="TEXT", help="one line for the description: a date, the state of the machine")
     group = parser.add_argument_group("table")
     group.add_argument(
         "--from-table",
         metavar="FILE",
-        help="CSV, plain or .gz: m, n, k or op_name, num_gpus, bytes; and latency_us, latency_ms or seconds",
+        help="CSV, plain or .gz: m, n, k, or batch_size, isl or kv_len, num_heads, num_key_value_heads, head_dim, "
+        "or op_name, num_gpus, bytes; and latency_us, latency_ms or seconds",
     )
+    group.add_argument("--cluster", metavar="ID|FILE", help="with -o: write this cluster with the constants in it")
     for option in CALIBRATE:
         _add(group, option)
     group.add_argument("--law", metavar="NAME", help="fit this law of scaling to the table; see --laws")
     group.add_argument("--laws", action="store_true", help="the laws that can be fitted, and the columns they need")
+    group.add_argument("--shipped", action="store_true", help="where the shipped constants come from, and their errors")
     output = parser.add_argument_group("output")
     _json(output)
     output.add_argument("-o", "--output", metavar="FILE", help="write the constants there as TOML, whole or not at all")
@@ -490,5 +545,5 @@ def _figure_names(**_: Any) -> Iterable[str]:
 def _every_id(**_: Any) -> Iterable[str]:
     from perfmodel.specs.registry import ids
 
-    shelves = (ids(kind) for kind in ("models", "accelerators", "clusters", "hosts", "software"))
+    shelves = (ids(kind) for kind in ("models", "accelerators", "clusters", "hosts", "software", "regions"))
     return [*(id for shelf in shelves for id in shelf), *_formula_names()]

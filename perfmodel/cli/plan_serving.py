@@ -103,6 +103,7 @@ def _page(console: Console, plan: Mapping[str, Any]) -> None:
             (f"{decision['mode']}: {decision['replicas']} replicas on {decision['accelerators_used']} accelerators, ",
              "bold"),
             (f"{decision['usd_per_hour']:.2f} USD an hour", "bold green"),
+            f", {fmt.power(decision['facility_w'])} at the meter",
         )
     )  # fmt: skip
     for name in ("serve", "prefill", "decode"):
@@ -116,12 +117,13 @@ def _page(console: Console, plan: Mapping[str, Any]) -> None:
     console.print(table)
     _growth(console, plan)
     if plan["alternatives"]:
-        table = plain_table("others", "n", "USD/h", "limits kept", "TTFT", "TPOT")
+        table = plain_table("others", "n", "USD/h", "power", "limits kept", "TTFT", "TPOT")
         for one in plan["alternatives"]:
             kept = "" if one["slo_attainment"] is None else fmt.percent(one["slo_attainment"])
             price = f"{one['usd_per_hour']:.2f}" + (" tie" if one["tied"] else "")
-            table.add_row(one["engine"], str(one["replicas"]), price, kept, fmt.seconds(one["ttft_s"]),
-                          fmt.seconds(one["tpot_s"]))  # fmt: skip
+            latencies = (fmt.seconds(one[key]) for key in ("ttft_s", "tpot_s"))
+            watts = fmt.power(one["facility_w"])
+            table.add_row(one["engine"], str(one["replicas"]), price, watts, kept, *latencies)
         console.print()
         console.print(table)
     _commands(console, plan)
@@ -146,6 +148,9 @@ def _latencies(console: Console, plan: Mapping[str, Any]) -> None:
         said[0] += f" (p90 {fmt.seconds(found['ttft_p90_s'])})"
     rate = f"{found['requests_per_s']:.3g} requests/s, {found['output_tokens_per_s']:,.0f} output tokens/s"
     console.print(f"  {', '.join(said)}; {rate}, {found['cost_usd_per_mtok']:.2f} USD a million output tokens")
+    console.print(
+        f"  {found['energy_j_per_token']:.3g} J an output token, {found['carbon_kg_per_mtok']:.3g} kg CO2e a million"
+    )
 
 
 def _growth(console: Console, plan: Mapping[str, Any]) -> None:

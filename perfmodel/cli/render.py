@@ -132,8 +132,25 @@ def _headline(console: Console, request: Document, estimate: Document, names: Do
         f"{fmt.flop_rate(estimate['model_flop_per_s_per_accelerator'])} per accelerator, "
         f"{fmt.energy(estimate['energy_j_per_step'])} and {fmt.usd(estimate['cost_usd_per_step'])} per step"
     )
+    if "facility_w" in estimate:
+        _power(console, request, estimate)
     if estimate.get("run"):
         _run(console, estimate["run"])
+
+
+def _power(console: Console, request: Document, estimate: Document) -> None:
+    console.print(
+        f"{fmt.power(estimate['facility_w'])} ({estimate['accelerator_w']:,.0f} W an accelerator), "
+        f"{estimate['energy_j_per_token']:.3g} J a token; a million tokens {fmt.usd(estimate['cost_usd_per_mtok'])}, "
+        f"{estimate['carbon_kg_per_mtok']:.3g} kg CO2e ({_carbon_of(request)})"
+    )
+
+
+def _carbon_of(request: Document) -> str:
+    if request.get("carbon_kg_per_kwh") is not None:
+        return f"{request['carbon_kg_per_kwh']:g} kg/kWh"
+    region = request.get("region") or "world"
+    return region if isinstance(region, str) else str(region.get("name", "custom"))
 
 
 def _question(request: Document) -> str:
@@ -163,6 +180,7 @@ def _run(console: Console, run: Document) -> None:
             ", ",
             (fmt.energy(run["energy_kwh"] * 3.6e6), "bold"),
             f", {fmt.count(run['accelerator_hours'])} accelerator hours",
+            f", {fmt.carbon(run['carbon_kg'])}" if "carbon_kg" in run else "",
         )
     )
 

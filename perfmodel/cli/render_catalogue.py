@@ -140,6 +140,11 @@ _COLUMNS: dict[str, tuple[tuple[str, str, Any], ...]] = {
         ("NVMe", "right", _maybe("nvme_bytes")),
         ("CXL", "right", _maybe("cxl_bytes")),
     ),
+    "region": (
+        ("id", "left", _text("id")),
+        ("year", "right", _text("year")),
+        ("kg CO2e per kWh", "right", lambda e: f"{e['carbon_kg_per_kwh']:.3f}"),
+    ),
     "software": (
         ("id", "left", _text("id")),
         ("for", "left", _text("kind")),

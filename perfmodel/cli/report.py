@@ -30,7 +30,15 @@ def report(args: Namespace) -> int:
 
 
 def plot(args: Namespace) -> int:
-    """`perfmodel plot`: 0 with the figure in the file."""
+    """`perfmodel plot`: 0 with the figure in the file, or with the names of the figures printed."""
+    if not args.output and not args.figure:
+        from perfmodel.report.documents import read_document
+        from perfmodel.report.gallery import completed, pictures_of
+
+        print(*pictures_of(completed(read_document(read_table(args.plan), _label(args)))), sep="\n")
+        return DONE
+    if not args.output:
+        raise PlanError(f"plot: missing -o/--output, the file for {args.figure}")
     draw(read_table(args.plan), args.figure, args.output, label=_label(args))
     return DONE
 

@@ -174,6 +174,11 @@ def _capacity(console: Console, document: Mapping[str, Any]) -> None:
         f"{fmt.usd(document['cost_usd_per_mtok'])} and {document['energy_j_per_token'] / 3.6:.3g} kWh "
         "per million output tokens"
     )
+    console.print(
+        f"{fmt.power(document['facility_w'])} at the meter, {document['accelerator_w']:,.0f} W an accelerator "
+        f"(prompts {document['prefill_w']:,.0f} W, answers {document['decode_w']:,.0f} W); "
+        f"{document['carbon_kg_per_mtok']:.3g} kg CO2e per million output tokens"
+    )
     if document["warnings"]:
         heading(console, "Mind")
     for one in document["warnings"]:

@@ -5,6 +5,26 @@ choice is an argument with a default, so nothing is hidden. Nothing here reads a
 """
 
 from perfmodel.formulas._explain import Explanation, explain
+from perfmodel.formulas._inverse import Crossover, Root, crossovers, meeting_points, solve_formula
+from perfmodel.formulas._local import Asymptote, Elasticity, Substituted, asymptote, elasticities, substitute
 from perfmodel.formulas._registry import Formula, all_formulas, formula, get_formula
 
-__all__ = ["Explanation", "Formula", "all_formulas", "explain", "formula", "get_formula"]
+__all__ = [
+    "Asymptote",
+    "Crossover",
+    "Elasticity",
+    "Explanation",
+    "Formula",
+    "Root",
+    "Substituted",
+    "all_formulas",
+    "asymptote",
+    "crossovers",
+    "elasticities",
+    "explain",
+    "formula",
+    "get_formula",
+    "meeting_points",
+    "solve_formula",
+    "substitute",
+]

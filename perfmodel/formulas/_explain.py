@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from perfmodel.formulas._registry import Symbol, get_formula
+from perfmodel.formulas._trees import expression_of
 
 __all__ = ["Explanation", "explain"]
 
@@ -52,7 +53,7 @@ def explain(name: str) -> Explanation:
     import sympy
 
     law = get_formula(name)
-    expression = law.symbolic()
+    expression = expression_of(law.name)
     names = {sympy.Symbol(symbol.name, positive=True): symbol.tex for symbol in law.symbols.values()}
     return Explanation(
         id=law.name,

@@ -1,14 +1,16 @@
 r"""Power of one accelerator: from activity, at lower clocks and under a cap."""
 
 from perfmodel.formulas._registry import formula
-from perfmodel.ops import maximum
+from perfmodel.ops import maximum, minimum
 
 __all__ = [
     "accelerator_power",
+    "activity_energy",
     "clock_dynamic_ratio",
     "energy_at_clock",
     "idle_gap_time_at_clock",
     "iteration_mean_power",
+    "loaded_time",
     "time_at_clock",
 ]
 
@@ -134,3 +136,40 @@ def iteration_mean_power(compute_s, sync_s, compute_w, sync_w):
     Source       mean over two states; troughs of 20 to 75 % of TDP: Patel et al. 2024, POLCA, arXiv:2308.12908
     """
     return (compute_w * compute_s + sync_w * sync_s) / (compute_s + sync_s)
+
+
+@formula
+def loaded_time(time_s, compute_s, memory_s, link_s, compute_weight, memory_weight, link_weight):
+    r"""Time at the power limit in which a device would draw as much, beyond a running kernel, as a kernel draws.
+
+    .. math:: t_l = \min(t,\, w_c t_c + w_m t_m + w_n t_n)
+
+    Symbols      t  time_s [s] of the kernel;  t_c  compute_s [s] of arithmetic;  t_m  memory_s [s] of memory traffic;
+                 t_n  link_s [s] of messages;  w_c  compute_weight [1] what arithmetic draws over all that the limit
+                 leaves to a running kernel;  w_m  memory_weight [1] likewise memory;
+                 w_n  link_weight [1] likewise links;  returns [s]
+    Assumptions  parts add (accelerator_power); the limit holds within each kernel
+    Valid for    time_s >= 0; compute_s >= 0; memory_s >= 0; link_s >= 0; compute_weight >= 0; memory_weight >= 0;
+                 link_weight >= 0
+    Monotone     time_s +; compute_s +; memory_s +; link_s +
+    Source       accelerator_power with a limit, over the limit's own scale
+    """
+    return minimum(time_s, compute_weight * compute_s + memory_weight * memory_s + link_weight * link_s)
+
+
+@formula
+def activity_energy(time_s, kernel_s, loaded_s, idle_w, active_w, room_w):
+    r"""Energy of an accelerator over work that consists of kernels and of waiting for the host.
+
+    .. math:: E = P_i t + P_a t_k + P_r t_l
+
+    Symbols      t  time_s [s] in all;  t_k  kernel_s [s] in which a kernel runs, messages and waits for them included;
+                 t_l  loaded_s [s] sum of loaded_time;  P_i  idle_w [W] with a process present;
+                 P_a  active_w [W] more while a kernel runs;
+                 P_r  room_w [W] from there to the limit;  returns [J]
+    Assumptions  a rank that waits for others does so in a kernel that polls
+    Valid for    time_s >= 0; kernel_s >= 0; loaded_s >= 0; idle_w >= 0; active_w >= 0; room_w >= 0
+    Monotone     time_s +; kernel_s +; loaded_s +; idle_w +; active_w +; room_w +
+    Source       accelerator_power integrated over time
+    """
+    return idle_w * time_s + active_w * kernel_s + room_w * loaded_s

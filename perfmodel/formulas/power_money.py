@@ -7,6 +7,7 @@ from perfmodel.ops import log
 __all__ = [
     "carbon_kg",
     "carbon_kg_per_mtok",
+    "embodied_carbon_kg",
     "energy_per_token",
     "landauer_energy",
     "owned_usd_per_hour",
@@ -59,6 +60,24 @@ def carbon_kg_per_mtok(power_w, tokens_per_s, kg_per_kwh, pue=1, tokens_per_mtok
     Source       carbon_kg of energy_per_token
     """
     return carbon_kg(energy_per_token(power_w, tokens_per_s) * tokens_per_mtok, kg_per_kwh, pue, joules_per_kwh)
+
+
+@formula
+def embodied_carbon_kg(accelerators, time_s, embodied_kg, life_years, seconds_per_year=31557600):
+    r"""Emissions of making hardware, for the time it is used.
+
+    .. math:: m = n\,e\,\frac{t}{3.15576 \cdot 10^7\,y}
+
+    Symbols      n  accelerators [1] used;  t  time_s [s] for so long;
+                 e  embodied_kg [kg] of making one, with its share of a server;
+                 y  life_years [1] until it is replaced;  s  seconds_per_year [s] seconds in a year;  returns [kg]
+    Assumptions  written off evenly over a life in which it is always in use
+    Valid for    accelerators >= 0; time_s >= 0; embodied_kg >= 0; life_years >= 1e-3
+    Monotone     accelerators +; time_s +; embodied_kg +; life_years -
+    Source       Luccioni, Viguier and Ligozat 2022, "Estimating the Carbon Footprint of BLOOM", section 4.1,
+                 arXiv:2211.02001
+    """
+    return accelerators * embodied_kg * time_s / (life_years * seconds_per_year)
 
 
 @formula

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from perfmodel.formulas.cost import energy_j
 from perfmodel.ops import less, maximum, minimum, where
 from perfmodel.predict.cost import Cost, total
 from perfmodel.predict.degrees import Degrees
@@ -14,7 +13,7 @@ from perfmodel.predict.memory import StageMemory
 from perfmodel.predict.schedules import SPLIT_BACKWARD
 from perfmodel.predict.stages import Stages
 from perfmodel.predict.step import Load
-from perfmodel.predict.training import TrainingTask, step_cost_usd
+from perfmodel.predict.training import TrainingTask, step_carbon_kg, step_cost_usd
 from perfmodel.predict.weights import Weights
 
 __all__ = ["least"]
@@ -24,7 +23,7 @@ _ROUNDING = 1.0 - 1e-9
 
 
 def least(task: TrainingTask, degrees: Degrees, load: Load) -> Callable[[str], Any]:
-    """Values that step_time_s, memory_bytes, cost_usd, energy_j and watts are never below, by name.
+    """Values that step_time_s, memory_bytes, cost_usd, energy_j, watts and carbon_kg are never below, by name.
 
     `degrees` has the most shards that a row may have; neither its recomputation nor its stages matter unless the
     stages are placed by hand.
@@ -94,20 +93,27 @@ def _least_cost(task: TrainingTask, d: Degrees, _: Load, of: Callable[[str], Any
 
 
 def _least_energy(task: TrainingTask, d: Degrees, load: Load, of: Callable[[str], Any]) -> Any:
-    """The slowest stage computes at least the lesser of the shares of time that layers and head compute."""
-    accelerator, cluster, seconds = task.cluster.accelerator, task.cluster, of("step_time_s")
-    one, head = _layer(load), load.ends[0]
-    share = minimum(one.compute_s / one.seconds, head.compute_s / head.seconds)
-    busy = share * _slowest_seconds(task, d, load) * _ROUNDING
-    joules = energy_j(busy, seconds, float(accelerator.tdp_w), float(accelerator.idle_w))
+    """The slowest stage draws at least as much of the limit as the least of what it consists of.
+
+    Only waiting for the host runs no kernel, and the bound on time has none of that.
+    """
+    power, cluster, seconds = task.steps.device_power, task.cluster, of("step_time_s")
+    again = [total(costs.values()) for costs in load.repeated.values() if costs]
+    parts = [_layer(load), load.ends[0], *again]
+    loaded = minimum(*(part.loaded_s / part.seconds for part in parts)) * _slowest_seconds(task, d, load) * _ROUNDING
+    joules = power.energy_j(seconds, 0.0, loaded)
     return (joules + float(cluster.server_overhead_w) * seconds) * d.accelerators * float(cluster.pue)
 
 
 def _least_watts(task: TrainingTask, d: Degrees, *_: Any) -> Any:
     """Everything idle."""
     cluster = task.cluster
-    one = float(cluster.accelerator.idle_w) + float(cluster.server_overhead_w)
+    one = task.steps.device_power.idle_w + float(cluster.server_overhead_w)
     return one * d.accelerators * float(cluster.pue)
+
+
+def _least_carbon(task: TrainingTask, d: Degrees, _: Load, of: Callable[[str], Any]) -> Any:
+    return step_carbon_kg(task, d.accelerators, of("step_time_s"), of("energy_j"))
 
 
 _MAKERS: dict[str, Callable[..., Any]] = {
@@ -116,4 +122,5 @@ _MAKERS: dict[str, Callable[..., Any]] = {
     "cost_usd": _least_cost,
     "energy_j": _least_energy,
     "watts": _least_watts,
+    "carbon_kg": _least_carbon,
 }

@@ -13,7 +13,7 @@ from perfmodel.predict.training import TrainingTask
 __all__ = ["Column", "Limit", "limits_of"]
 
 Column = Callable[[str], Any]
-"""A layout's `step_time_s`, `memory_bytes`, `cost_usd`, `energy_j` or `watts` by name, a float or an array."""
+"""A layout's `step_time_s`, `memory_bytes`, `cost_usd`, `energy_j`, `carbon_kg` `watts` by name; floats or arrays."""
 
 
 @dataclass(frozen=True)

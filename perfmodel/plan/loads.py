@@ -22,12 +22,10 @@ _AXES = ("tp", "cp", "ep", "etp", "micro_batch", "pp")
 class Loads:
     """Rows differ in degrees and switches that leave their layers alone: one costing serves them all.
 
-    `busy` says whether the time that devices work is asked for, beside the time that passes.
+    `busy` says whether energy is asked for, beside the time that passes.
     """
 
     def __init__(self, task: TrainingTask, space: Space, *, busy: bool = False) -> None:
-        self._busy = busy
-
         def used(name: str) -> Any:
             tables = {id(block.base): block.base for block in space.blocks}.values()
             columns: list[Any] = [table[name] for table in tables if name in table]
@@ -44,7 +42,7 @@ class Loads:
         for sequence_parallel in (False, True):
             degrees = Degrees(**shaped, dp=1.0, vpp=1.0, shards=1.0, sequence_parallel=sequence_parallel)
             load = task.steps.load(degrees.share(task.seq_len, task.steps.document_len), shaped["pp"])
-            self._whole[sequence_parallel] = load.lean()
+            self._whole[sequence_parallel] = load.lean(task.steps.device_power.draw if busy else None)
             self._weight_gradient[sequence_parallel] = load.layer.weight_gradient
 
     def of(self, rows: Rows, sequence_parallel: bool, axes: int) -> Load:
@@ -63,7 +61,7 @@ class Loads:
             return found.reshape(shape) if np.ndim(found) else float(found)
 
         def cost(one: Cost) -> Cost:
-            return Cost(taken(one.seconds), 0.0, 0.0, taken(one.compute_s) if self._busy else 0.0)
+            return Cost(taken(one.seconds), loaded_s=taken(one.loaded_s))
 
         def costs(phase: dict[str, Cost]) -> dict[str, Cost]:
             return {name: cost(one) for name, one in phase.items()}
@@ -72,4 +70,4 @@ class Loads:
         gradient = ((cost(self._weight_gradient[sequence_parallel]), 1.0),)
         block = Layer(costs(whole.layer.forward), costs(whole.layer.backward), weight_gradients=gradient)
         repeated = {kind: costs(one) for kind, one in whole.repeated.items()}
-        return Load(block, (cost(whole.ends[0]), cost(whole.ends[1])), repeated)
+        return Load(block, (cost(whole.ends[0]), cost(whole.ends[1])), repeated, whole.draw)

@@ -7,11 +7,10 @@ from typing import Any
 
 from perfmodel.errors import PlanError
 from perfmodel.formulas.power_rows import drift_sd
-from perfmodel.predict.power import accelerator_watts, server_power_of
+from perfmodel.predict.power import server_power_of
 from perfmodel.predict.row_load import LoadStatistics
 from perfmodel.predict.serving.estimate import estimate_serving
 from perfmodel.specs.cluster import Cluster
-from perfmodel.specs.huggingface import load_model
 
 __all__ = ["statistics_of_workload"]
 
@@ -37,18 +36,8 @@ def statistics_of_workload(
     )  # fmt: skip
     server = server_power_of(cluster)
     in_flight = max(workload.arrival_rate_per_s / servers * one.request_latency_s, 1e-9)
-    active = 1.0 - math.exp(-in_flight)  # some request is in flight
-    part, answers = cluster.accelerator, load_model(model)
-    tokens_per_s = (
-        workload.arrival_rate_per_s / servers * (_mean(workload.prompt_tokens) + _mean(workload.output_tokens))
-    )
-    compute = answers.forward_flops(1, 1) * tokens_per_s / node / float(part.peak("bf16"))
-    # Every iteration reads the weights, of which each accelerator holds its share.
-    memory = active * one.memory_bytes.weights / one.tpot_s / float(part.hbm_byte_per_s)
-    shares = {"memory_share": min(1.0, memory), "compute_share": min(1.0, compute)}
-    watts = float(accelerator_watts(server.power, active_share=active, **shares))
     rest = server.max_w - server.accelerators * float(server.power.limit_w)
-    level = servers * (server.accelerators * watts + rest) / provisioned_w
+    level = servers * (server.accelerators * one.accelerator_w + rest) / provisioned_w
     idle = servers * (server.idle_w + rest) / provisioned_w
     spread = (level - idle) / math.sqrt(in_flight * servers)
     burst_s = max(one.request_latency_s, 1.0)

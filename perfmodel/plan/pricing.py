@@ -17,11 +17,17 @@ from perfmodel.predict.cost import Number
 from perfmodel.predict.degrees import Degrees
 from perfmodel.predict.stages import Stages
 from perfmodel.predict.step import Step
-from perfmodel.predict.training import TrainingTask, step_cost_usd, step_energy_j
+from perfmodel.predict.training import TrainingTask, step_carbon_kg, step_cost_usd, step_energy_j
 
 __all__ = ["OBJECTIVES", "Kept", "Query", "chunks_of", "columns_of", "price", "split_stages", "unfolded"]
 
-OBJECTIVES = {"time": "step_time_s", "cost": "cost_usd", "energy": "energy_j", "memory": "memory_bytes"}
+OBJECTIVES = {
+    "time": "step_time_s",
+    "cost": "cost_usd",
+    "energy": "energy_j",
+    "carbon": "carbon_kg",
+    "memory": "memory_bytes",
+}
 PRICED = ("step_time_s", "memory_bytes", "cost_usd")
 CELLS = 1 << 17
 """Layouts that are priced at once: few enough for memory, enough for NumPy."""
@@ -50,7 +56,7 @@ class Query:
     def of(cls, task: TrainingTask, objective: str, limits: tuple[Limit, ...], *, bounds: bool = True) -> Query:
         """The query for one of the objectives."""
         column = OBJECTIVES[objective]
-        return cls(task, lambda of: of(column), limits, bounds, energetic=objective == "energy")
+        return cls(task, lambda of: of(column), limits, bounds, energetic=objective in ("energy", "carbon"))
 
 
 @dataclass(frozen=True)
@@ -164,6 +170,7 @@ def columns_of(task: TrainingTask, degrees: Degrees, step: Step) -> Column:
         "cost_usd": lambda: step_cost_usd(task, degrees.accelerators, step.seconds),
         "energy_j": lambda: step_energy_j(task, degrees.accelerators, step),
         "watts": lambda: of("energy_j") / of("step_time_s"),
+        "carbon_kg": lambda: step_carbon_kg(task, degrees.accelerators, step.seconds, of("energy_j")),
     }
     known: dict[str, Number] = {}
 

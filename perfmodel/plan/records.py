@@ -51,6 +51,8 @@ class Alternative(Record):
     memory_bytes: float
     cost_usd_per_step: float
     energy_j_per_step: float
+    carbon_kg_per_step: float
+    facility_w: float
     accelerators_used: int
     mfu: float
     tied: bool

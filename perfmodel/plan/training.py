@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from perfmodel.predict.records import TrainingEstimate
 from perfmodel.predict.schedules import SCHEDULES
 from perfmodel.predict.training import ClusterLike, ModelLike, TrainingTask, degrees_of, describe, training_task
 from perfmodel.predict.uncertainty import residual_spread
+from perfmodel.specs.region import Region
 from perfmodel.specs.registry import data_version
 from perfmodel.specs.software import Software
 
@@ -43,6 +45,10 @@ def plan_training(
     trainable: str = "all",
     mean_seq_len: int | None = None,
     packing: str = "padded",
+    region: Region | str | Path | Mapping[str, Any] | None = None,
+    carbon_kg_per_kwh: float | None = None,
+    embodied_kg: float | None = None,
+    life_years: float | None = None,
     memory_margin: float = DEFAULT_MEMORY_MARGIN,
     max_watts: float | None = None,
     max_usd: float | None = None,
@@ -50,11 +56,12 @@ def plan_training(
     schedules: Sequence[str] | None = None,
     top: int = 8,
 ) -> TrainingPlan:
-    """The layout of least `objective` ("time", "cost", "energy" or "memory") that leaves `memory_margin` free.
+    """The layout of least `objective` that leaves `memory_margin` free.
 
-    `max_watts` limits the mean power of all accelerators used, `max_usd` and `max_days` a run of `tokens`; `schedules`
-    are the pipeline schedules to choose from (None: those that the software offers). Raises `SpecError` or `PlanError`
-    for bad input; when nothing fits the plan says so (`feasible`, `infeasible_because`) and nothing is raised.
+    `objective` is "time", "cost", "energy", "carbon" or "memory". `max_watts` limits the mean power of all accelerators
+    used with their servers and facility, `max_usd` and `max_days` a run of `tokens`; `schedules` are the pipeline
+    schedules to choose from (None: those that the software offers). Raises `SpecError` or `PlanError` for bad input;
+    when nothing fits the plan says so (`feasible`, `infeasible_because`) and nothing is raised.
     """
     if objective not in OBJECTIVES:
         raise PlanError(unknown_name("objective", objective, OBJECTIVES))
@@ -74,6 +81,10 @@ def plan_training(
         trainable=trainable,
         mean_seq_len=mean_seq_len,
         packing=packing,
+        region=region,
+        carbon_kg_per_kwh=carbon_kg_per_kwh,
+        embodied_kg=embodied_kg,
+        life_years=life_years,
     )
     memory = float(task.cluster.accelerator.capacity_bytes) * (1.0 - memory_margin)
     limits = limits_of(task, memory, max_watts, max_usd, max_days)
@@ -158,7 +169,7 @@ def _needs(limit: Limit, prediction: TrainingEstimate) -> float:
         "memory_bytes": prediction.memory_bytes.total,
         "cost_usd": prediction.cost_usd_per_step,
         "energy_j": prediction.energy_j_per_step,
-        "watts": prediction.energy_j_per_step / prediction.step_time_s,
+        "watts": prediction.facility_w,
     }
     return float(limit.needs(columns.__getitem__))
 
@@ -201,6 +212,8 @@ def _alternatives(task: TrainingTask, found: Found, top: int) -> tuple[Alternati
                 memory_bytes=estimate.memory_bytes.total,
                 cost_usd_per_step=estimate.cost_usd_per_step,
                 energy_j_per_step=estimate.energy_j_per_step,
+                carbon_kg_per_step=estimate.carbon_kg_per_step,
+                facility_w=estimate.facility_w,
                 accelerators_used=estimate.accelerators_used,
                 mfu=estimate.mfu,
                 tied=estimate.step_time_s <= reach,

@@ -9,19 +9,30 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from perfmodel.formulas.power import loaded_time
 from perfmodel.ops import maximum
 
-__all__ = ["Cost", "Node", "total"]
+__all__ = ["Cost", "Draw", "Node", "total"]
 
 # A float or a float64 array of one value per scenario.
 Number = Any
 
 
 @dataclass(frozen=True, slots=True)
+class Draw:
+    """What arithmetic, memory and links draw, over all that the power limit leaves to a running kernel [1]."""
+
+    compute: float
+    memory: float
+    link: float
+
+
+@dataclass(frozen=True, slots=True)
 class Cost:
     """Seconds of an operation, its bounds, and how long each resource would work on it alone [s].
 
-    `lower` is perfect overlap, `upper` none. `compute_s`, `memory_s` and `link_s` say what binds.
+    `lower` is perfect overlap, `upper` none. `compute_s`, `memory_s` and `link_s` say what binds. A lean cost has
+    `loaded_s` instead, the time at full draw that takes as much energy, where energy is asked for.
     """
 
     seconds: Number = 0.0
@@ -30,6 +41,7 @@ class Cost:
     compute_s: Number = 0.0
     memory_s: Number = 0.0
     link_s: Number = 0.0
+    loaded_s: Number = 0.0
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(
@@ -39,27 +51,38 @@ class Cost:
             _plus(self.compute_s, other.compute_s),
             _plus(self.memory_s, other.memory_s),
             _plus(self.link_s, other.link_s),
+            _plus(self.loaded_s, other.loaded_s),
         )
 
     def __mul__(self, times: Number) -> Cost:
         return Cost(
             *(
                 value if _is_nothing(value) else value * times
-                for value in (self.seconds, self.lower, self.upper, self.compute_s, self.memory_s, self.link_s)
+                for value in (
+                    self.seconds, self.lower, self.upper, self.compute_s, self.memory_s, self.link_s, self.loaded_s,
+                )
             )
-        )
+        )  # fmt: skip
 
     __rmul__ = __mul__
 
-    def lean(self) -> Cost:
-        """Seconds and busy device time alone: all that ranking many layouts needs, at a third of the work."""
-        return Cost(self.seconds, 0.0, 0.0, self.compute_s + self.memory_s, 0.0, 0.0)
+    def lean(self, draw: Draw | None = None) -> Cost:
+        """Seconds, and with `draw` time at full draw: all that ranking many layouts needs, at a third of the work."""
+        return Cost(self.seconds, loaded_s=0.0 if draw is None else self.at_full_draw(draw))
+
+    def at_full_draw(self, draw: Draw) -> Number:
+        """Time at the power limit that takes as much energy beyond that of a running kernel [s]."""
+        resources = self.compute_s, self.memory_s, self.link_s
+        if all(map(_is_nothing, resources)):
+            return self.loaded_s
+        return loaded_time(self.seconds, *resources, draw.compute, draw.memory, draw.link)
 
     def slowed(self, factor: Number) -> Cost:
         """The same work at lower clocks: traffic takes as long as before, and perfect overlap is not touched."""
         return Cost(
-            self.seconds * factor, self.lower, self.upper * factor, self.compute_s * factor, self.memory_s, self.link_s
-        )
+            self.seconds * factor, self.lower, self.upper * factor, self.compute_s * factor, self.memory_s, self.link_s,
+            self.loaded_s,
+        )  # fmt: skip
 
     @property
     def busy_seconds(self) -> Number:
@@ -116,9 +139,13 @@ class Node:
         """A term in which no resource works: a bubble, a host that is late, a slow neighbour."""
         return cls(name, Cost(seconds, lower, seconds if upper is None else upper), bound_by)
 
-    def lean(self) -> Node:
-        """The term without bounds."""
-        return Node(self.name, self.cost.lean(), self.bound_by, tuple(child.lean() for child in self.children))
+    def lean(self, draw: Draw | None = None) -> Node:
+        """The term without bounds, and with `draw` its time at full draw."""
+        if not self.children:
+            return Node(self.name, self.cost.lean(draw), self.bound_by)
+        children = tuple(child.lean(draw) for child in self.children)
+        cost = total(child.cost for child in children) if draw is not None else self.cost.lean()
+        return Node(self.name, cost, self.bound_by, children)
 
     def leaves(self) -> Iterator[Node]:
         """Every term without children, depth first."""

@@ -26,7 +26,7 @@ from perfmodel.predict.kernels import Kernels
 from perfmodel.predict.matmul import MATMUL_FORMATS, matmul_format
 from perfmodel.specs.accelerator import Accelerator, load_accelerator
 from perfmodel.specs.cluster import Cluster, load_cluster
-from perfmodel.specs.efficiency import Efficiency, load_efficiency
+from perfmodel.specs.efficiency import Efficiency
 from perfmodel.specs.kernel_constants import Fit
 from perfmodel.specs.quantity import Quantity
 
@@ -195,7 +195,7 @@ def priced_collective(
     n_bytes, ranks = _positive("n_bytes", n_bytes), _count("ranks", ranks)
     machine = load_cluster(cluster)
     part = machine.accelerator
-    efficiency = load_efficiency(part.id, part.relative)
+    efficiency = part.kernel_constants()
     stride = _stride(machine, ranks, ranks_per_node)
     if library is not None:
         efficiency.custom_all_reduce_constants(library)
@@ -260,7 +260,7 @@ def _priced(
 
 def _part(what: _Spec | Accelerator) -> tuple[Accelerator, Efficiency]:
     accelerator = load_accelerator(what)
-    return accelerator, load_efficiency(accelerator.id, accelerator.relative)
+    return accelerator, accelerator.kernel_constants()
 
 
 def _stride(machine: Cluster, ranks: Number, ranks_per_node: Any) -> Number:

@@ -64,6 +64,12 @@ class Kernels(AttentionKernels):
         """Whether operands of products are cast to less than 16 bits."""
         return matmul_format(self.dtype).left_bytes < self.activation_bytes
 
+    @property
+    def reached(self) -> tuple[float, float]:
+        """Shares of the data-sheet peaks that products reach at best: of arithmetic, of memory bandwidth [1]."""
+        constants = self._matmul.constants
+        return plain(constants.compute_efficiency), plain(constants.memory_efficiency)
+
     def in_sixteen_bits(self) -> Kernels:
         """The same accelerator in bf16, where this is a narrower precision: products that stacks leave in 16 bits."""
         if self.dtype in ("fp32", "tf32", "fp16", "bf16"):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from perfmodel.predict.communication import Links
-from perfmodel.predict.cost import Cost, Number, total
+from perfmodel.predict.cost import Cost, Draw, Number, total
 from perfmodel.predict.exchanges import EXCHANGES, Exchanges
 from perfmodel.predict.kernels import Kernels
 from perfmodel.predict.kinds import Parts
@@ -56,9 +56,10 @@ class Layer:
         )
         return Layer(forward, backward, slowdown, self.weight_gradients)
 
-    def summed(self) -> Layer:
+    def summed(self, draw: Draw | None = None) -> Layer:
         """The same layer with `summed` phases."""
-        return Layer(summed(self.forward), summed(self.backward), self.slowdown, self.weight_gradients)
+        forward, backward = summed(self.forward, draw), summed(self.backward, draw)
+        return Layer(forward, backward, self.slowdown, self.weight_gradients)
 
     def device(self, phase: Costs) -> Cost:
         """Everything of a phase that runs on the accelerator's cores and memory."""
@@ -107,10 +108,10 @@ def layer(
     )
 
 
-def summed(phase: Costs) -> dict[str, Cost]:
+def summed(phase: Costs, draw: Draw | None = None) -> dict[str, Cost]:
     """One lean operation for the device and one for each exchange instead of all operations."""
-    device = total(cost.lean() for name, cost in phase.items() if name not in EXCHANGES)
-    return {"device": device} | {name: phase[name].lean() for name in EXCHANGES if name in phase}
+    device = total(cost.lean(draw) for name, cost in phase.items() if name not in EXCHANGES)
+    return {"device": device} | {name: phase[name].lean(draw) for name in EXCHANGES if name in phase}
 
 
 def _mean(phases: list[tuple[dict[str, Cost], Number]]) -> dict[str, Cost]:

@@ -12,16 +12,25 @@ from typing import Any
 import numpy as np
 
 from perfmodel.errors import OutOfRangeError, PlanError
-from perfmodel.formulas.power import accelerator_power, clock_dynamic_ratio, idle_gap_time_at_clock
+from perfmodel.formulas.power import (
+    accelerator_power,
+    activity_energy,
+    clock_dynamic_ratio,
+    idle_gap_time_at_clock,
+)
+from perfmodel.predict.cost import Draw, Node, total
+from perfmodel.specs.accelerator import Accelerator
 from perfmodel.specs.cluster import Cluster
-from perfmodel.specs.power import PowerSet, power_set_of
+from perfmodel.specs.power import PowerSet, load_power_set, power_set_of
 
 __all__ = [
     "CappedJob",
+    "DevicePower",
     "ServerPower",
     "accelerator_watts",
     "capped_job",
     "clock_under_cap",
+    "device_power_of",
     "dynamic_ratio",
     "least_energy_clock",
     "server_power_of",
@@ -89,6 +98,62 @@ def watts_of_work(
         active_share=1.0 if busy_s is None else np.minimum(busy_s / whole, 1.0),
         clock_ratio=clock_ratio,
     )
+
+
+@dataclass(frozen=True)
+class DevicePower:
+    """What an accelerator draws under a prediction [W]: waiting, in any kernel, and at its limit."""
+
+    power: PowerSet
+    draw: Draw
+
+    @property
+    def idle_w(self) -> float:
+        """Without any kernel."""
+        return float(self.power.idle_w)
+
+    @property
+    def active_w(self) -> float:
+        """More while a kernel runs, if it only polls."""
+        return min(float(self.power.active_w), float(self.power.limit_w) - self.idle_w)
+
+    @property
+    def room_w(self) -> float:
+        """From a kernel that only polls to the limit."""
+        return float(self.power.limit_w) - self.idle_w - self.active_w
+
+    def energy_j(self, seconds: Number, host_wait_s: Number, at_full_draw_s: Number) -> Number:
+        """Energy of one accelerator [J]; floats or arrays."""
+        return activity_energy(seconds, seconds - host_wait_s, at_full_draw_s, self.idle_w, self.active_w, self.room_w)
+
+    def mean_w(self, node: Node) -> Number:
+        """Mean draw of one accelerator over a term [W]; 0 over no time."""
+        seconds = float(node.cost.seconds)
+        leaves = list(node.leaves())
+        waits = float(total(leaf.cost for leaf in leaves if leaf.bound_by == "host").seconds)
+        loaded = sum(float(leaf.cost.at_full_draw(self.draw)) for leaf in leaves)
+        return float(self.energy_j(seconds, waits, loaded)) / seconds if seconds > 0 else 0.0
+
+    @property
+    def fitted(self) -> PowerSet:
+        """The set whose coefficients were measured: its own, or that of the accelerator it was scaled from."""
+        return self.power if self.power.relative is None else load_power_set(self.power.relative)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was taken from another accelerator."""
+        if self.power.relative is None:
+            return ()
+        return (f"power: that of {self.power.relative} in the ratio of the power limits",)
+
+
+def device_power_of(accelerator: Accelerator, compute_reached: float, memory_reached: float) -> DevicePower:
+    """The accelerator's power set for costs whose kernels reach these shares of the data-sheet peaks [1]."""
+    power = power_set_of(accelerator)
+    found = DevicePower(power, Draw(0.0, 0.0, 0.0))
+    room = max(found.room_w, 1e-9)
+    weights = compute_reached * float(power.tensor_w), memory_reached * float(power.hbm_w), float(power.link_w)
+    return DevicePower(power, Draw(*(watts / room for watts in weights)))
 
 
 def dynamic_ratio(power: PowerSet, clock_ratio: Number) -> Number:

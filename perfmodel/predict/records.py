@@ -91,6 +91,15 @@ class TrainingEstimate(Record):
     n_microbatches: int
     energy_j_per_step: float
     cost_usd_per_step: float
+    carbon_kg_per_step: float
+    accelerator_w: float
+    """Mean draw of one accelerator, as on the slowest stage; `accelerator_w_by_term` during each term."""
+    facility_w: float
+    """Mean draw of all that is used, servers and facility included."""
+    energy_j_per_token: float
+    cost_usd_per_mtok: float
+    carbon_kg_per_mtok: float
+    accelerator_w_by_term: dict[str, float]
     run: dict[str, float] | None = None
     terms: tuple[Term, ...]
     warnings: tuple[Warned, ...] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from perfmodel.dual import plain
 from perfmodel.formulas.elementwise import vocabulary_loss_bytes
@@ -10,7 +11,7 @@ from perfmodel.formulas.overlap import straggler_slowdown
 from perfmodel.formulas.pipeline import p2p_message_bytes
 from perfmodel.ops import less, maximum, where
 from perfmodel.predict.communication import Links
-from perfmodel.predict.cost import Cost, Node, Number, total
+from perfmodel.predict.cost import Cost, Draw, Node, Number, total
 from perfmodel.predict.data_parallel import DataParallel, Windows
 from perfmodel.predict.degrees import Degrees
 from perfmodel.predict.exchanges import EXCHANGES, hidden_exchange
@@ -22,6 +23,7 @@ from perfmodel.predict.levels import lean_at_levels
 from perfmodel.predict.memory import Memory, StageMemory, peak_memory
 from perfmodel.predict.offload import offload_node
 from perfmodel.predict.pipeline import Pipeline, passes_of
+from perfmodel.predict.power import DevicePower, device_power_of
 from perfmodel.predict.recompute import recompute_flops, repeated_costs, repeated_share
 from perfmodel.predict.schedules import FOLDED, SPLIT_BACKWARD
 from perfmodel.predict.share import Share
@@ -37,6 +39,8 @@ __all__ = ["Load", "Step", "StepModel"]
 
 # Embedding traffic per hidden element [B]: row in, sum with positions out, dropout mask; and the scattered gradient.
 _EMBEDDING_BYTES = 9.0
+_FAR = ("pipeline_transfer", "data_parallel", "offload")
+"""Terms whose messages leave the node: what their links draw is the network card's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,22 +58,37 @@ class Step:
         """Estimated step time [s]."""
         return self.tree.cost.seconds
 
+    def energy_j(self, power: DevicePower) -> Number:
+        """Energy of an accelerator of the slowest stage [J]."""
+        waits = total(node.cost for node in self.tree.children if node.bound_by == "host").seconds
+        near = [leaf.cost for node in self.tree.children if node.name not in _FAR for leaf in node.leaves()]
+        loaded = total(Cost(cost.at_full_draw(power.draw)) for cost in near).seconds
+        return power.energy_j(self.seconds, waits, loaded)
+
+    def watts_by_term(self, power: DevicePower) -> dict[str, float]:
+        """Mean draw of that accelerator during each term that takes time [W], of one scenario."""
+        nodes = [node for node in self.tree.children if float(node.cost.seconds) > 0]
+        polling = power.idle_w + power.active_w
+        return {node.name: polling if node.name in _FAR else power.mean_w(node) for node in nodes}
+
 
 @dataclass(frozen=True, slots=True)
 class Load:
     """What a rank's share of a micro-batch determines: the mean layer at settled clocks; head with loss; embedding.
 
-    `repeated` is, by kind of recomputation, what the backward pass repeats of a layer that is recomputed.
+    `repeated` is, by kind of recomputation, what the backward pass repeats of a layer that is recomputed. A lean load
+    says with `draw` that energy is asked for.
     """
 
     layer: Layer
     ends: tuple[Cost, Cost]
     repeated: dict[str, dict[str, Cost]]
+    draw: Draw | None = None
 
-    def lean(self) -> Load:
+    def lean(self, draw: Draw | None = None) -> Load:
         """Sums without bounds: all that ranking many layouts needs."""
-        repeated = {kind: summed(costs) if costs else {} for kind, costs in self.repeated.items()}
-        return Load(self.layer.summed(), (self.ends[0].lean(), self.ends[1].lean()), repeated)
+        repeated = {kind: summed(costs, draw) if costs else {} for kind, costs in self.repeated.items()}
+        return Load(self.layer.summed(draw), (self.ends[0].lean(draw), self.ends[1].lean(draw)), repeated, draw)
 
 
 class StepModel:
@@ -123,6 +142,11 @@ class StepModel:
             steady=steady,
         )
 
+    @cached_property
+    def device_power(self) -> DevicePower:
+        """What the accelerator draws in these kernels."""
+        return device_power_of(self.cluster.accelerator, *self.kernels.reached)
+
     def layer(self, share: Share, pp: Number = 1.0) -> Layer:
         """The operations of the mean layer of the stage that sets the pace, on one rank."""
         parts = bottleneck_parts(self.model, pp)
@@ -151,7 +175,7 @@ class StepModel:
         weights = Weights(self.model, self.software, d, self.dtype, self.optimizer, self.trainable)
         if load is None:
             load = self.load(share, d.pp, d.recompute_modules)
-            load = load if detail else load.lean()
+            load = load if detail else load.lean(self.device_power.draw)
         block, ends, repeated = load.layer, load.ends, load.repeated.get(d.recompute, {})
         again, part = total(repeated.values()), repeated_share(d, stages.full)
         if d.recompute_layers is not None:
@@ -204,7 +228,7 @@ class StepModel:
             data.optimizer(stages, self.optimizer),
         )
         if not detail:
-            return Step(Node.of("step", *(term.lean() for term in terms)), 0.0, 0.0, memory, 0.0)
+            return Step(Node.of("step", *(_lean(term, load.draw) for term in terms)), 0.0, 0.0, memory, 0.0)
         tree = Node.of("step", *terms)
         host_s = host.layer_s * layers
         lower, upper = _bounds(tree, exchanges, host_s)
@@ -279,6 +303,10 @@ class StepModel:
             # Each rank sends its share over its own rail; the receivers gather the shares.
             one = one + self.links.collective("all_gather", n_bytes * d.tp, d.tp)
         return Cost(one.seconds + host_s, one.lower, one.upper + host_s, 0.0, 0.0, one.link_s)
+
+
+def _lean(term: Node, draw: Draw | None) -> Node:
+    return term.lean(None if term.name in _FAR else draw)
 
 
 def _bounds(tree: Node, exchanges: list[Node], host_s: Number) -> tuple[Number, Number]:

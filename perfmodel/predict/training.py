@@ -10,10 +10,10 @@ from typing import Any
 
 from perfmodel._version import __version__
 from perfmodel.errors import OutOfRangeError, PlanError, unknown_name
-from perfmodel.formulas.cost import cost_usd, energy_j, energy_kwh
-from perfmodel.ops import minimum
-from perfmodel.predict.cost import Number, total
+from perfmodel.formulas.cost import cost_usd, energy_kwh
+from perfmodel.predict.cost import Number
 from perfmodel.predict.degrees import Degrees
+from perfmodel.predict.emissions import Emissions, emissions_of
 from perfmodel.predict.layout import ParallelLayout, check_layout, make_layout
 from perfmodel.predict.matmul import matmul_format
 from perfmodel.predict.records import MemoryBytes, TrainingEstimate, Warned, term_of
@@ -22,9 +22,9 @@ from perfmodel.predict.uncertainty import extrapolations, interval_of, widenings
 from perfmodel.predict.weights import OPTIMIZERS
 from perfmodel.specs.architecture import Architecture
 from perfmodel.specs.cluster import Cluster, cluster_reference, load_cluster
-from perfmodel.specs.efficiency import load_efficiency
 from perfmodel.specs.huggingface import load_model, model_reference
 from perfmodel.specs.quantity import cited
+from perfmodel.specs.region import Region
 from perfmodel.specs.registry import data_version, reference
 from perfmodel.specs.software import Software, default_training_software, load_software
 
@@ -36,6 +36,7 @@ __all__ = [
     "describe",
     "estimate_memory",
     "estimate_training",
+    "step_carbon_kg",
     "step_cost_usd",
     "step_energy_j",
     "training_task",
@@ -64,6 +65,7 @@ class TrainingTask:
     packing: str
     steps: StepModel
     notes: tuple[str, ...]
+    emissions: Emissions
 
     def on(self, cluster: Cluster) -> TrainingTask:
         """The same question for a cluster of the same accelerators."""
@@ -84,7 +86,7 @@ class TrainingTask:
             "trainable": self.trainable,
             "mean_seq_len": self.mean_seq_len,
             "packing": self.packing,
-        }
+        } | self.emissions.request()
 
     @property
     def documents(self) -> tuple[float, int]:
@@ -108,6 +110,10 @@ def training_task(
     trainable: str = "all",
     mean_seq_len: int | None = None,
     packing: str = "padded",
+    region: Region | str | Path | Mapping[str, Any] | None = None,
+    carbon_kg_per_kwh: float | None = None,
+    embodied_kg: float | None = None,
+    life_years: float | None = None,
 ) -> TrainingTask:
     """Load and check everything; raises `SpecError` and `PlanError` before any work."""
     architecture = load_model(model)
@@ -117,7 +123,7 @@ def training_task(
     if optimizer not in OPTIMIZERS:
         raise PlanError(unknown_name("optimizer", optimizer, OPTIMIZERS))
     stack = load_software(default_training_software(machine.accelerator.vendor) if software is None else software)
-    efficiency = load_efficiency(machine.accelerator.id, machine.accelerator.relative)
+    efficiency = machine.accelerator.kernel_constants()
     if tokens is not None:
         tokens = _positive("tokens", tokens)
     length = _count("seq_len", seq_len)
@@ -146,6 +152,7 @@ def training_task(
         packing=packing,
         steps=steps,
         notes=(*efficiency.inherited, *stack.inherits),
+        emissions=emissions_of(region, carbon_kg_per_kwh, embodied_kg, life_years),
     )
 
 
@@ -163,14 +170,19 @@ def estimate_training(
     trainable: str = "all",
     mean_seq_len: int | None = None,
     packing: str = "padded",
+    region: Region | str | Path | Mapping[str, Any] | None = None,
+    carbon_kg_per_kwh: float | None = None,
+    embodied_kg: float | None = None,
+    life_years: float | None = None,
 ) -> TrainingEstimate:
     """Time, memory, energy and cost of one training step of `global_batch` sequences of `seq_len` tokens.
 
     `tokens` adds the totals of a whole run. `trainable` is "all", "lora:r=R" or "qlora:r=R". Documents of
     `mean_seq_len` tokens are padded to `seq_len` each, or `packing` "packed" fills sequences with them, each attending
-    to itself; rates and utilisations then count their tokens alone. Raises `SpecError` for a bad description and
-    `PlanError` for arguments that cannot run together; an estimate that does not fit in memory is returned with
-    `fits=False`.
+    to itself; rates and utilisations then count their tokens alone. Carbon is that of a `region` (default: the world's
+    mean) or of `carbon_kg_per_kwh`; with `embodied_kg`, of making one accelerator, also its share of `life_years`.
+    Raises `SpecError` for a bad description and `PlanError` for arguments that cannot run together; an estimate that
+    does not fit in memory is returned with `fits=False`.
     """
     task = training_task(
         model,
@@ -184,6 +196,10 @@ def estimate_training(
         trainable=trainable,
         mean_seq_len=mean_seq_len,
         packing=packing,
+        region=region,
+        carbon_kg_per_kwh=carbon_kg_per_kwh,
+        embodied_kg=embodied_kg,
+        life_years=life_years,
     )
     chosen = make_layout(layout)
     check_layout(chosen, task.model, task.cluster, task.global_batch, task.seq_len)
@@ -247,6 +263,7 @@ def describe(task: TrainingTask, layout: ParallelLayout, step: Step) -> Training
     )
     energy = float(step_energy_j(task, accelerators, step))
     cost = float(step_cost_usd(task, accelerators, seconds))
+    carbon, power = float(step_carbon_kg(task, accelerators, seconds, energy)), task.steps.device_power
     memory = _memory(task, step)
     found = (
         *widenings(task.cluster, task.software, task.precision, task.notes),
@@ -273,10 +290,17 @@ def describe(task: TrainingTask, layout: ParallelLayout, step: Step) -> Training
         n_microbatches=task.global_batch // (layout.dp * layout.micro_batch),
         energy_j_per_step=energy,
         cost_usd_per_step=cost,
-        run=_run(task, tokens_per_s, seconds, energy, cost),
+        carbon_kg_per_step=carbon,
+        accelerator_w=float(step.energy_j(power)) / seconds,
+        facility_w=energy / seconds,
+        energy_j_per_token=energy / (documents * length),
+        cost_usd_per_mtok=cost / (documents * length) * 1e6,
+        carbon_kg_per_mtok=carbon / (documents * length) * 1e6,
+        accelerator_w_by_term=step.watts_by_term(power),
+        run=_run(task, tokens_per_s, seconds, energy, cost, carbon),
         terms=term_of(step.tree).children,
         warnings=warnings,
-        notes=task.notes,
+        notes=(*task.notes, *power.notes),
         sources=_sources(task),
     )
 
@@ -287,11 +311,8 @@ def _memory(task: TrainingTask, step: Step) -> MemoryBytes:
 
 
 def step_energy_j(task: TrainingTask, accelerators: Number, step: Step) -> Number:
-    """Energy [J] of steps: busy seconds at full power, the rest idle, servers always on, times the facility."""
-    accelerator = task.cluster.accelerator
-    busy = total(leaf.cost for leaf in step.tree.leaves())
-    busy_s = minimum(step.seconds, busy.compute_s + busy.memory_s)
-    one = energy_j(busy_s, step.seconds, float(accelerator.tdp_w), float(accelerator.idle_w))
+    """Energy [J] of steps: every accelerator as on the slowest stage, servers always on, times the facility."""
+    one = step.energy_j(task.steps.device_power)
     server = float(task.cluster.server_overhead_w) * step.seconds
     return (one + server) * accelerators * float(task.cluster.pue)
 
@@ -301,8 +322,13 @@ def step_cost_usd(task: TrainingTask, accelerators: Number, seconds: Number) -> 
     return cost_usd(accelerators, seconds, float(task.cluster.accelerator_usd_per_hour))
 
 
+def step_carbon_kg(task: TrainingTask, accelerators: Number, seconds: Number, energy_j: Number) -> Number:
+    """Carbon [kg CO2e] of that energy at the meter, and of the accelerators for that time where it is asked for."""
+    return task.emissions.kg(energy_j, accelerators, seconds)
+
+
 def _run(
-    task: TrainingTask, tokens_per_s: float, seconds: float, energy: float, cost: float
+    task: TrainingTask, tokens_per_s: float, seconds: float, energy: float, cost: float, carbon: float
 ) -> dict[str, float] | None:
     if task.tokens is None:
         return None
@@ -313,13 +339,21 @@ def _run(
         "run_days": task.tokens / tokens_per_s / 86400.0,
         "cost_usd": cost * steps,
         "energy_kwh": float(energy_kwh(energy * steps)),
+        "carbon_kg": carbon * steps,
         "accelerator_hours": task.tokens / tokens_per_s / 3600.0 * task.cluster.accelerators,
     }
 
 
 def _sources(task: TrainingTask) -> tuple[str, ...]:
     """Title and address of every description that this prediction used."""
-    used = [*cited(task.cluster.accelerator, task.cluster, task.software), task.model.source]
+    described = (
+        task.cluster.accelerator,
+        task.cluster,
+        task.software,
+        task.steps.device_power.fitted,
+        task.emissions.region,
+    )
+    used = [*cited(*described), task.model.source]
     return tuple(dict.fromkeys(f"{one.title}: {one.url}" for one in used if one is not None))
 
 

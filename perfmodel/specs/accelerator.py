@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import ValidationInfo, field_validator, model_validator
 
 from perfmodel.errors import PlanError, unknown_name
 from perfmodel.specs import registry
+from perfmodel.specs.efficiency import Efficiency, OwnConstants, load_efficiency
 from perfmodel.specs.quantity import Quantity, QuantityOrZero, SourcedSpec
 
 __all__ = ["PRECISIONS", "Accelerator", "Precision", "load_accelerator"]
@@ -32,6 +33,8 @@ class Accelerator(SourcedSpec):
     architecture: str = ""
     relative: str | None = None
     """Id of the nearest accelerator with calibrated kernel constants, for one that has none."""
+    efficiency: OwnConstants | None = None
+    """Kernel constants of its own (`perfmodel calibrate`), a table or a file; shipped ones are found by the id."""
     peak_flop_per_s: dict[Precision, Quantity]
     sparse_peak_flop_per_s: dict[Precision, Quantity] | None = None
     hbm_byte_per_s: Quantity
@@ -50,12 +53,26 @@ class Accelerator(SourcedSpec):
         """Memory that a framework finds [B]: what the driver reports, else the data sheet's."""
         return self.hbm_bytes if self.reported_bytes is None else self.reported_bytes
 
+    def kernel_constants(self) -> Efficiency:
+        """Its kernel constants, its own before the shipped ones, missing blocks from relatives; raises `SpecError`."""
+        return load_efficiency(self.id if self.efficiency is None else self.efficiency, self.relative)
+
     def peak(self, dtype: str) -> Quantity:
         """Dense peak of a precision [flop/s]; raises `PlanError` where the accelerator has none."""
         for precision, value in self.peak_flop_per_s.items():
             if precision == dtype:
                 return value
         raise PlanError(f"{self.id}: {unknown_name('precision', dtype, self.peak_flop_per_s)}")
+
+    @field_validator("efficiency", mode="before")
+    @classmethod
+    def _named_efficiency(cls, value: Any, info: ValidationInfo) -> Any:
+        if not isinstance(value, (str, Path)):
+            return value
+        folder = (info.context or {}).get("folder")
+        if registry.is_path(value) and folder is not None:
+            value = folder / value  # relative to the file that names it
+        return registry.load("efficiency", value, OwnConstants)
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Accelerator:
@@ -76,9 +93,13 @@ class Accelerator(SourcedSpec):
 
 
 def load_accelerator(what: str | Path | Mapping[str, Any] | Accelerator) -> Accelerator:
-    """The accelerator named by an id, a path or a dict; raises `SpecError`.
+    """The accelerator named by an id, a path or a dict, of a cluster its accelerator; raises `SpecError`.
 
     >>> float(load_accelerator("h100-sxm").hbm_byte_per_s)
     3350000000000.0
     """
+    if registry.is_path(what):
+        document = registry.read_description(str(what))
+        if "tiers" in document and isinstance(document.get("accelerator"), (str, Mapping)):
+            return load_accelerator(document["accelerator"])
     return registry.load("accelerators", what, Accelerator)

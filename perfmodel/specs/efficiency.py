@@ -27,7 +27,7 @@ from perfmodel.specs.kernel_constants import (
 )
 from perfmodel.specs.quantity import Quantity, SourcedSpec
 
-__all__ = ["Efficiency", "Protocol", "load_efficiency"]
+__all__ = ["Efficiency", "OwnConstants", "Protocol", "load_efficiency"]
 
 Protocol = Literal["ll", "ll128", "simple"]
 _INHERITED_BY_NAME = (
@@ -45,8 +45,8 @@ _SAME_UNITS = {"fp16": "bf16", "mxfp8": "fp8-block"}
 """Precisions that share the tensor-core rate of another (and nearly the element size), and so its constants."""
 
 
-class _OwnConstants(SourcedSpec):
-    """What the file of one accelerator says itself."""
+class OwnConstants(SourcedSpec):
+    """The kernel constants that one accelerator's file, or a calibration of it, says itself."""
 
     id: str = "custom"
     relative: str | None = None
@@ -76,7 +76,7 @@ class _OwnConstants(SourcedSpec):
         return self
 
 
-class Efficiency(_OwnConstants):
+class Efficiency(OwnConstants):
     """The kernel constants of an accelerator, blocks it lacks taken from its `relative`. Raises `SpecError`.
 
     `inherited` says in sentences which blocks are another accelerator's; `relative_spread` [1] is the standard
@@ -142,7 +142,7 @@ def _cached(blocks: Mapping[str, ConstantsBlock], library: str, kv_dtype: str) -
 _BlockType = TypeVar("_BlockType", bound=ConstantsBlock)
 
 
-def load_efficiency(what: str | Path | Mapping[str, Any] | Efficiency, relative: str | None = None) -> Efficiency:
+def load_efficiency(what: str | Path | Mapping[str, Any] | OwnConstants, relative: str | None = None) -> Efficiency:
     """The kernel constants of an accelerator id, a path or a dict; blocks it lacks are its relative's.
 
     `relative` is the accelerator to inherit from when there is no file for `what` or the file names none.
@@ -163,7 +163,7 @@ def load_efficiency(what: str | Path | Mapping[str, Any] | Efficiency, relative:
         resolved, taken = _completed(resolved, donor)
         inherited += [f"{where} of {heir} is {donor.id}'s" for where in taken if donor.id != heir]
         nearest = donor.relative
-    fields = {name: getattr(resolved, name) for name in _OwnConstants.model_fields}
+    fields = {name: getattr(resolved, name) for name in OwnConstants.model_fields}
     absent = [name for name in ("matmul", "attention", "elementwise", "collective", "network") if not fields[name]]
     if absent or fields["relative_spread"] is None:
         missing = ", ".join(absent or ["relative_spread"])
@@ -174,18 +174,18 @@ def load_efficiency(what: str | Path | Mapping[str, Any] | Efficiency, relative:
     return Efficiency(**fields, inherited=tuple(inherited))
 
 
-def _own(what: str | Path | Mapping[str, Any], relative: str | None) -> _OwnConstants:
+def _own(what: str | Path | Mapping[str, Any] | OwnConstants, relative: str | None) -> OwnConstants:
     uncalibrated = isinstance(what, str) and not registry.is_path(what) and what not in registry.ids("efficiency")
     if uncalibrated and relative is None:
         known = unknown_name("calibrated accelerator", what, registry.ids("efficiency"))
         raise SpecError(f"{what}: has no kernel constants and names no relative to inherit from; {known}")
     if uncalibrated:
-        return _OwnConstants(id=str(what), relative=relative)
-    own = registry.load("efficiency", what, _OwnConstants)
+        return OwnConstants(id=str(what), relative=relative)
+    own = registry.load("efficiency", what, OwnConstants)
     return own if own.relative or not relative else own.model_copy(update={"relative": relative})
 
 
-def _completed(own: _OwnConstants, donor: _OwnConstants) -> tuple[_OwnConstants, list[str]]:
+def _completed(own: OwnConstants, donor: OwnConstants) -> tuple[OwnConstants, list[str]]:
     """`own` with the blocks it lacks from `donor`, and the names of those blocks."""
     changes: dict[str, Any] = {"sources": {**donor.sources, **own.sources}}
     taken = []
@@ -204,7 +204,7 @@ def _completed(own: _OwnConstants, donor: _OwnConstants) -> tuple[_OwnConstants,
     return own.model_copy(update=changes), taken
 
 
-def _blocks(own: _OwnConstants) -> dict[str, ConstantsBlock]:
+def _blocks(own: OwnConstants) -> dict[str, ConstantsBlock]:
     """Every block of constants by its dotted key."""
     groups: list[tuple[str, Mapping[Any, ConstantsBlock]]] = [
         ("matmul", own.matmul),

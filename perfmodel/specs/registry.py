@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     _Model = TypeVar("_Model", bound=BaseModel)
 
 __all__ = [
-    "KIND_FOLDERS", "data_folder", "data_version", "ids", "is_path", "load", "path_of", "read_json", "read_toml",
-    "reference",
+    "KIND_FOLDERS", "data_folder", "data_version", "ids", "is_path", "load", "path_of", "read_description", "read_json",
+    "read_toml", "reference",
 ]  # fmt: skip
 
 KIND_FOLDERS = {
@@ -30,6 +30,7 @@ KIND_FOLDERS = {
     "efficiency": ("hardware_specs", "efficiency"),
     "power": ("hardware_specs", "power"),
     "software": ("hardware_specs", "software"),
+    "regions": ("hardware_specs", "regions"),
     "models": ("models_zoo",),
 }
 _SINGULAR = {
@@ -38,6 +39,7 @@ _SINGULAR = {
     "hosts": "host",
     "models": "model",
     "power": "power set",
+    "regions": "region",
 }
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -105,6 +107,11 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise SpecError(f"{path}:{line}: not valid TOML: {error}") from None
     except RecursionError:
         raise SpecError(f"{path}: nested too deeply") from None
+
+
+def read_description(path: str | Path) -> dict[str, Any]:
+    """The table in a .toml or .json file; raises `SpecError` naming path, line and cause."""
+    return _read_unchanged(Path(path), _stamp(Path(path)))
 
 
 @lru_cache(maxsize=256)

@@ -110,7 +110,7 @@ def _score(table: str, accelerator: Accelerator, family: _Family) -> KernelScore
     plain = np.abs(np.log(family.data_sheet / family.measured))[~fit]
     sheet = {"data_sheet_median": float(np.median(plain)), "data_sheet_p90": float(np.quantile(plain, 0.9))}
     try:
-        own = load_efficiency(accelerator.id, accelerator.relative)
+        own = accelerator.kernel_constants()
         predicted = family.predict(own)
     except PerfModelError as problem:
         return KernelScore(**facts, **sheet, refused=str(problem))
@@ -129,7 +129,7 @@ def _score(table: str, accelerator: Accelerator, family: _Family) -> KernelScore
 
 def _transfer(accelerator: Accelerator, family: _Family, fit: NDArray[np.bool_], predicted: Floats) -> dict[str, Any]:
     """The nearest stranger with other constants: the relative, else an accelerator whose relative this is."""
-    own = load_efficiency(accelerator.id, accelerator.relative)
+    own = accelerator.kernel_constants()
     others = [own.relative] if own.relative else []
     others += [id for id in ids("efficiency") if load_efficiency(id).relative == accelerator.id]
     for other in others:

@@ -23,9 +23,11 @@ def scoreboard_markdown(report: ValidationReport) -> str:
         _summary(report),
         _accuracy(report.sources),
         _LEGEND,
+        "<details><summary>Intervals, choices of layout, and what was left out</summary>",
         _intervals(report.sources),
         _layouts(report.sources),
         _remarks(report),
+        "</details>",
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
 

@@ -21,6 +21,8 @@ class ServingAlternative(Record):
     accelerators_used: int
     usd_per_hour: float
     cost_usd_per_mtok: float
+    facility_w: float
+    energy_j_per_token: float
     slo_attainment: float | None
     ttft_s: float
     tpot_s: float

@@ -16,7 +16,6 @@ from perfmodel.predict.serving.precisions import Precisions, make_precisions
 from perfmodel.predict.serving.task import check_serving_layout
 from perfmodel.specs.architecture import Architecture
 from perfmodel.specs.cluster import Cluster
-from perfmodel.specs.efficiency import load_efficiency
 from perfmodel.specs.serving_software import ServingSoftware
 
 __all__ = ["Candidate", "Candidates", "candidates_of", "choices_of"]
@@ -117,7 +116,7 @@ def _candidates(
     pruned: Counter[str] = Counter()
     engines, least = [], np.inf
     for cluster in clusters:
-        efficiency = load_efficiency(cluster.accelerator.id, cluster.accelerator.relative)
+        efficiency = cluster.accelerator.kernel_constants()
         for layout in _layouts(model, cluster, tensor, pipeline):
             machine = cluster.model_copy(update={"accelerators": max(layout.accelerators, cluster.accelerators)})
             if layout.accelerators > (most or layout.accelerators):

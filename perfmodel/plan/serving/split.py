@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,8 +46,18 @@ class Split:
         return self.x * self.prefill.accelerators + self.y * self.decode.accelerators
 
 
-def cheapest_split(curves: Curves, rate_per_s: float, slo: Slo, most: int | None) -> Split | None:
-    """The cheapest pools, or None; arrivals are taken as Poisson, prompts of a pool as of mean length in its queue."""
+def cheapest_split(
+    curves: Curves,
+    rate_per_s: float,
+    slo: Slo,
+    most: int | None,
+    value: Callable[[Split], float],
+    carbon: Mapping[str, Any] | None = None,
+) -> Split | None:
+    """The pools of least finite `value`, or None; `carbon` are an estimate's keywords of emissions.
+
+    Arrivals are taken as Poisson, prompts of a pool as of mean length in its queue.
+    """
     prefill = _by_price(curves, {i: _prompt_rate(curves, i) for i in range(len(curves.candidates))})
     decode_rates, batches = _decode_rates(curves, slo)
     decode = _by_price(curves, decode_rates)
@@ -54,10 +65,12 @@ def cheapest_split(curves: Curves, rate_per_s: float, slo: Slo, most: int | None
         split
         for i in prefill[:PAIRS]
         for j in decode[:PAIRS]
-        for split in [_paired(curves, i, j, batches[j], decode_rates[j], rate_per_s, slo)]
+        for split in [_paired(curves, i, j, batches[j], decode_rates[j], rate_per_s, slo, carbon or {})]
         if split is not None and split.accelerators <= (most or split.accelerators)
     ]
-    return min(found, key=lambda one: (one.usd_per_hour, one.accelerators, one.ttft_s), default=None)
+    values = [(value(one), one.usd_per_hour, one.accelerators, one.ttft_s) for one in found]
+    best = min(range(len(found)), key=values.__getitem__, default=None)
+    return None if best is None or math.isinf(values[best][0]) else found[best]
 
 
 def _by_price(curves: Curves, rates: dict[int, float]) -> list[int]:
@@ -86,8 +99,9 @@ def _decode_rates(curves: Curves, slo: Slo) -> tuple[dict[int, float], dict[int,
 
 
 def _paired(
-    curves: Curves, i: int, j: int, batch: int, decode_rate: float, rate_per_s: float, slo: Slo
-) -> Split | None:
+    curves: Curves, i: int, j: int, batch: int, decode_rate: float, rate_per_s: float, slo: Slo,
+    carbon: Mapping[str, Any],
+) -> Split | None:  # fmt: skip
     """The fewest engines of a pair that keep the limits."""
     prefill, decode = curves.candidates[i], curves.candidates[j]
     x = max(1, math.ceil(rate_per_s / _prompt_rate(curves, i)))
@@ -101,6 +115,7 @@ def _paired(
             output_tokens=curves.workload.outputs.mean,
             arrival_rate_per_s=rate_per_s,
             prefix_hit=curves.workload.prefix_hit,
+            **carbon,
         )
         ttft_s = _tail(curves, i, found, slo.percentile)
         if found.saturated:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,12 +23,15 @@ from perfmodel.formulas.disaggregation import (
     transfer_link_byte_per_s,
 )
 from perfmodel.predict.cost import Node, Number
+from perfmodel.predict.emissions import Emissions, emissions_of
 from perfmodel.predict.records import Record, Term, term_of
+from perfmodel.predict.serving.draw import busy_share, facility_w
 from perfmodel.predict.serving.roles import Pool, make_pool
 from perfmodel.specs.architecture import Architecture
 from perfmodel.specs.cluster import cluster_reference
 from perfmodel.specs.huggingface import load_model, model_reference
 from perfmodel.specs.quantity import cited
+from perfmodel.specs.region import Region
 from perfmodel.specs.registry import data_version, reference
 
 __all__ = [
@@ -60,6 +64,8 @@ class RoleEstimate(Record):
     capacity_bytes: float
     fits: bool
     provisioned_w: float
+    accelerator_w: float
+    """Mean draw of one accelerator."""
     usd_per_hour: float
     terms: tuple[Term, ...]
 
@@ -95,6 +101,10 @@ class DisaggregatedEstimate(Record):
     fits: bool
     matched_prefill_share: float
     provisioned_w: float
+    facility_w: float
+    """Mean draw of both pools, servers and facility included."""
+    energy_j_per_token: float
+    carbon_kg_per_mtok: float
     usd_per_hour: float
     cost_usd_per_mtok: float
     prefill: RoleEstimate
@@ -116,6 +126,7 @@ class Pools:
     prefix_hit: float
     transfer: str
     link_byte_per_s: float | None
+    emissions: Emissions = field(default_factory=emissions_of)
 
     # Prefill
 
@@ -189,6 +200,10 @@ def estimate_disaggregated(
     prefix_hit: float | None = None,
     transfer: str = "layerwise",
     link_byte_per_s: float | None = None,
+    region: Region | str | Path | Mapping[str, Any] | None = None,
+    carbon_kg_per_kwh: float | None = None,
+    embodied_kg: float | None = None,
+    life_years: float | None = None,
 ) -> DisaggregatedEstimate:
     """Latency, rate and budgets of a deployment whose prefill and decode run on replicas of their own.
 
@@ -199,6 +214,7 @@ def estimate_disaggregated(
     has `prompt_tokens`, `output_tokens`, `arrival_rate_per_s` and `prefix_hit` [1] (attributes or keys; keywords win).
     Without an arrival rate the deployment runs as fast as its scarcer pool. `transfer` sends a layer's cache behind the
     next layer ("layerwise") or all of it afterwards; `link_byte_per_s` [B/s] of a rank overrides the outermost tiers.
+    Carbon is that of a `region` or of `carbon_kg_per_kwh`, as in `estimate_serving`.
     Raises `SpecError` and `PlanError`; roles that do not fit are returned with `fits=False`.
     """
     pools = disaggregated_pools(
@@ -206,7 +222,7 @@ def estimate_disaggregated(
         arrival_rate_per_s=arrival_rate_per_s, prefix_hit=prefix_hit, transfer=transfer,
         link_byte_per_s=link_byte_per_s,
     )  # fmt: skip
-    return _estimate(pools)
+    return _estimate(replace(pools, emissions=emissions_of(region, carbon_kg_per_kwh, embodied_kg, life_years)))
 
 
 def disaggregated_pools(
@@ -272,9 +288,14 @@ def _estimate(pools: Pools) -> DisaggregatedEstimate:
     tokens_per_s = rate * pools.output_tokens
     usd_per_hour = pools.prefill.usd_per_hour + pools.decode.usd_per_hour
     roles = {
-        "prefill": _role(pools.prefill, prompts, full, prefill_rate, rate, pools.prompt_tokens),
-        "decode": _role(pools.decode, batch, step, decode_rate, rate, pools.output_tokens, places >= 1.0),
-    }
+        "prefill": _role(pools.prefill, prompts, full, prefill_rate, rate, pools.prompt_tokens, rate / prefill_rate),
+        "decode": _role(
+            pools.decode, batch, step, decode_rate, rate, pools.output_tokens,
+            busy_share(rate / y, pools.answer_s(batch)), places >= 1.0,
+        ),
+    }  # fmt: skip
+    sides = (pools.prefill, roles["prefill"]), (pools.decode, roles["decode"])
+    watts = sum(facility_w(pool.cluster, pool.accelerators, role.accelerator_w) for pool, role in sides)
     work = [one.accelerators / one.requests_per_s for one in roles.values()]
     return DisaggregatedEstimate(
         perfmodel_version=__version__,
@@ -301,10 +322,13 @@ def _estimate(pools: Pools) -> DisaggregatedEstimate:
         fits=all(one.fits for one in roles.values()),
         matched_prefill_share=float(matched_prefill_share(*work)),
         provisioned_w=pools.prefill.provisioned_w + pools.decode.provisioned_w,
+        facility_w=watts,
+        energy_j_per_token=watts / tokens_per_s,
+        carbon_kg_per_mtok=float(pools.emissions.kg(watts, float(used), 1.0)) / tokens_per_s * 1e6,
         usd_per_hour=usd_per_hour,
         cost_usd_per_mtok=float(cost_usd_per_mtok(1.0, usd_per_hour, tokens_per_s)),
         **roles,
-        notes=tuple(dict.fromkeys((*pools.prefill.notes, *pools.decode.notes))),
+        notes=tuple(dict.fromkeys(note for pool, _ in sides for note in (*pool.notes, *pool.engine.power.notes))),
         sources=_sources(pools),
     )
 
@@ -317,8 +341,10 @@ def tail_s(mean_s: float, load: float, share: float) -> float:
 
 
 def _role(
-    pool: Pool, batch: float, full: Node, pool_rate: float, rate: float, tokens: float, places: bool = True
-) -> RoleEstimate:
+    pool: Pool, batch: float, full: Node, pool_rate: float, rate: float, tokens: float, busy: float,
+    places: bool = True,
+) -> RoleEstimate:  # fmt: skip
+    power = pool.engine.power
     weights, capacity = pool.memory.weights, pool.memory.capacity_bytes
     return RoleEstimate(
         replicas=pool.count,
@@ -332,6 +358,7 @@ def _role(
         capacity_bytes=capacity,
         fits=places and weights + float(pool.software.workspace_bytes) <= capacity,
         provisioned_w=pool.provisioned_w,
+        accelerator_w=busy * power.mean_w(full) + (1.0 - busy) * power.idle_w,
         usd_per_hour=pool.usd_per_hour,
         terms=(term_of(Node(full.name, full.cost, None, full.children)),),
     )
@@ -348,7 +375,7 @@ def _request(pools: Pools) -> dict[str, Any]:
         "prefix_hit": pools.prefix_hit,
         "transfer": pools.transfer,
         "link_byte_per_s": pools.link_byte_per_s,
-    }
+    } | pools.emissions.request()
 
 
 def _role_request(pool: Pool) -> dict[str, Any]:
@@ -373,7 +400,7 @@ def _role_request(pool: Pool) -> dict[str, Any]:
 def _sources(pools: Pools) -> tuple[str, ...]:
     found = [
         one for pool in (pools.prefill, pools.decode)
-        for one in cited(pool.cluster.accelerator, pool.cluster, pool.software)
+        for one in cited(pool.cluster.accelerator, pool.cluster, pool.software, pool.engine.power.fitted)
     ]  # fmt: skip
-    used = [*found, pools.model.source]
+    used = [*found, *cited(pools.emissions.region), pools.model.source]
     return tuple(dict.fromkeys(f"{one.title}: {one.url}" for one in used if one is not None))

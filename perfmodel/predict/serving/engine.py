@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 
 from perfmodel.errors import PlanError
 from perfmodel.formulas.serving import engine_host_time, sampling_bytes
@@ -12,6 +13,7 @@ from perfmodel.predict.cost import Cost, Node, Number, total
 from perfmodel.predict.grouped import GroupedMatmul
 from perfmodel.predict.kernels import Kernels
 from perfmodel.predict.layout import ParallelLayout
+from perfmodel.predict.power import DevicePower, device_power_of
 from perfmodel.predict.row_kernels import RowKernels
 from perfmodel.predict.serving.all_reduce import EngineAllReduce
 from perfmodel.predict.serving.layer import LayerModel
@@ -53,6 +55,11 @@ class Engine:
             self.links, EngineAllReduce(self.links, accelerator, efficiency, software), software, precisions,
             self.share,
         )  # fmt: skip
+
+    @cached_property
+    def power(self) -> DevicePower:
+        """What an accelerator draws in these kernels."""
+        return device_power_of(self.kernels.accelerator, *self.kernels.reached)
 
     def choosing_alike(self) -> Engine:
         """The same engine where all tokens of an iteration choose the same experts, as with untrained weights."""

@@ -9,12 +9,13 @@ from typing import Any
 
 from perfmodel._version import __version__
 from perfmodel.errors import PlanError
-from perfmodel.formulas.cost import cost_usd_per_mtok, energy_j
+from perfmodel.formulas.cost import cost_usd_per_mtok
 from perfmodel.formulas.serving import concurrency_of_rate, mean_decode_length
-from perfmodel.predict.cost import Node, total
+from perfmodel.predict.cost import Node
 from perfmodel.predict.layout import ParallelLayout
 from perfmodel.predict.records import Warned, term_of
 from perfmodel.predict.serving.demand import demand_of
+from perfmodel.predict.serving.draw import draw_of
 from perfmodel.predict.serving.intervals import serving_interval, serving_widenings
 from perfmodel.predict.serving.operating import Point, closed_loop, open_arrivals, static_batch
 from perfmodel.predict.serving.percentiles import attained_share, tpot_percentile, ttft_percentile
@@ -23,6 +24,7 @@ from perfmodel.predict.serving.task import ARRIVALS, ServingTask, serving_task
 from perfmodel.specs.cluster import cluster_reference
 from perfmodel.specs.huggingface import model_reference
 from perfmodel.specs.quantity import cited
+from perfmodel.specs.region import Region
 from perfmodel.specs.registry import data_version, reference
 from perfmodel.specs.serving_software import ServingSoftware
 from perfmodel.specs.workload import Slo, TokenCounts, Workload
@@ -51,6 +53,10 @@ def estimate_serving(
     batching: str = "continuous",
     software: ServingSoftware | str | Path | Mapping[str, Any] | None = None,
     arrivals: str = "closed-loop",
+    region: Region | str | Path | Mapping[str, Any] | None = None,
+    carbon_kg_per_kwh: float | None = None,
+    embodied_kg: float | None = None,
+    life_years: float | None = None,
 ) -> ServingEstimate:
     """Latency, rate, memory, energy and cost of a deployment of `layout.dp` equal replicas.
 
@@ -61,8 +67,10 @@ def estimate_serving(
     time between arrivals, `dispersion` its measure over windows (see `Workload`), `prefix_hit` [1] the share of prompt
     tokens that are cached. With `slo` the record says which share of the requests keeps it. `arrivals` says how the
     load generator of a closed loop sends: "closed-loop" and "lockstep" start all slots at once and refill each ten
-    times (in lockstep, prompts that came together stay so), "burst" sends every request once. Raises `SpecError` and
-    `PlanError`; a deployment that does not fit is returned with `fits=False`.
+    times (in lockstep, prompts that came together stay so), "burst" sends every request once. Carbon is that of a
+    `region` (default: the world's mean) or of `carbon_kg_per_kwh`; with `embodied_kg`, of making one accelerator, also
+    its share of `life_years`. Raises `SpecError` and `PlanError`; a deployment that does not fit is returned with
+    `fits=False`.
     """
     asked = _asked(
         workload, concurrency, load, prompt_tokens=prompt_tokens, output_tokens=output_tokens,
@@ -72,7 +80,8 @@ def estimate_serving(
         serving_task(
             model, cluster, layout=layout, concurrency=concurrency, load=load, weights=weights,
             activations=activations, kv_cache=kv_cache, batching=batching, software=software, arrivals=arrivals,
-            slo=slo, **asked,
+            slo=slo, region=region, carbon_kg_per_kwh=carbon_kg_per_kwh, embodied_kg=embodied_kg,
+            life_years=life_years, **asked,
         )
     )  # fmt: skip
 
@@ -141,7 +150,8 @@ def serving_estimate_of(task: ServingTask) -> ServingEstimate:
     tokens_per_s = requests_per_s * task.output_tokens
     places = float(task.memory.concurrency(blocks, length))
     memory = _memory(task, blocks)
-    used = task.layout.accelerators
+    used, draw = task.layout.accelerators, draw_of(task, point)
+    carbon = float(task.emissions.kg(draw.facility_w, float(used), 1.0))
     latencies = {
         f"{name}_p{percent}_s": float(law(point, percent / 100.0))
         for name, law in (("ttft", ttft_percentile), ("tpot", tpot_percentile))
@@ -175,7 +185,13 @@ def serving_estimate_of(task: ServingTask) -> ServingEstimate:
         memory_bytes=memory,
         fits=_fits(task),
         accelerators_used=used,
-        energy_j_per_token=_joules_per_s(task, point) / tokens_per_s,
+        energy_j_per_token=draw.facility_w / tokens_per_s,
+        energy_j_per_token_total=draw.facility_w / (requests_per_s * length),
+        accelerator_w=draw.accelerator_w,
+        prefill_w=draw.prefill_w,
+        decode_w=draw.decode_w,
+        facility_w=draw.facility_w,
+        carbon_kg_per_mtok=carbon / tokens_per_s * 1e6,
         cost_usd_per_mtok=float(
             cost_usd_per_mtok(float(used), float(task.cluster.accelerator_usd_per_hour), tokens_per_s)
         ),
@@ -185,7 +201,7 @@ def serving_estimate_of(task: ServingTask) -> ServingEstimate:
             for name, node in (("prefill", point.prefill), ("decode_step", point.decode))
         ),
         warnings=(*warnings, *_slo_bounds(task)),
-        notes=task.notes,
+        notes=(*task.notes, *task.engine.power.notes),
         sources=_sources(task),
     )
 
@@ -225,18 +241,6 @@ def _memory(task: ServingTask, blocks: float) -> ServingMemoryBytes:
         weights=weights, kv_cache=cache, activations=activations, workspace=workspace,
         total=weights + cache + activations + workspace, capacity=task.memory.capacity_bytes,
     )  # fmt: skip
-
-
-def _joules_per_s(task: ServingTask, point: Point) -> float:
-    """Power [W] of the deployment: cores and memory busy as in the mix of its iterations, servers always on."""
-    part, decode = task.cluster.accelerator, point.decode
-    busy = total(leaf.cost for leaf in decode.leaves())
-    share = min(1.0, float((busy.compute_s + busy.memory_s) / decode.cost.seconds))
-    if point.traffic is not None:
-        # The replica rests while nobody is there: the chance of none, where requests come by themselves.
-        share *= 1.0 - math.exp(-float(concurrency_of_rate(point.requests_per_s, point.latency_s)))
-    one = energy_j(share, 1.0, float(part.tdp_w), float(part.idle_w)) + float(task.cluster.server_overhead_w)
-    return float(one) * task.layout.accelerators * float(task.cluster.pue)
 
 
 def _warnings(task: ServingTask, point: Point) -> list[dict[str, Any]]:
@@ -288,7 +292,7 @@ def _request(task: ServingTask) -> dict[str, Any]:
         "dispersion": [list(row) for row in task.workload.dispersion],
         "prefix_hit": task.workload.prefix_hit,
         "slo": None if task.slo is None else task.slo.model_dump(mode="json"),
-    }
+    } | task.emissions.request()
 
 
 def _written(tokens: int | TokenCounts) -> int | dict[str, Any]:
@@ -297,5 +301,6 @@ def _written(tokens: int | TokenCounts) -> int | dict[str, Any]:
 
 def _sources(task: ServingTask) -> tuple[str, ...]:
     """Title and address of every description that this estimate used."""
-    used = [*cited(task.cluster.accelerator, task.cluster, task.software), task.model.source]
+    described = task.cluster.accelerator, task.cluster, task.software, task.engine.power.fitted, task.emissions.region
+    used = [*cited(*described), task.model.source]
     return tuple(dict.fromkeys(f"{one.title}: {one.url}" for one in used if one is not None))

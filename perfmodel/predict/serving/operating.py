@@ -20,7 +20,7 @@ from perfmodel.predict.serving.engine import Engine
 from perfmodel.predict.serving.load import Load
 from perfmodel.predict.serving.traffic import Traffic, traffic_at
 
-__all__ = ["Arrivals", "Point", "closed_loop", "open_arrivals", "static_batch"]
+__all__ = ["Arrivals", "Point", "closed_loop", "open_arrivals", "phases_at", "static_batch"]
 
 _FIXED_POINT_ROUNDS = 8
 
@@ -136,15 +136,20 @@ def open_arrivals(engine: Engine, rate_per_s: float, demand: Demand, limit: floa
     traffic = traffic_at(
         phases_of(engine, batch, demand), full, batch, rate, demand, limit, float(engine.software.request_s)
     )
-    prompt_tokens, output_tokens = float(demand.shares @ demand.prompts), demand.output_tokens
-    decode = engine.decode(max(1.0, float(batch[0])), demand.kv_len)
-    _, prompt = _phases(engine, max(1.0, float(batch[0])), prompt_tokens, output_tokens, demand.prefix_hit)
+    decode, prompt = phases_at(engine, max(1.0, float(batch[0])), demand)
     answers = demand.decode_steps > 1e-3
     return Point(
         float(traffic.ttft_s[0]), float(traffic.tpot_s[0]) if answers else 0.0, float(traffic.latency_s[0]),
         float(rate[0]), float(batch[0]), (), 0.0, prompt, decode, float(traffic.waiting_s[0]),
         float(rate[0] / most), bool(rate_per_s > most), traffic,
     )  # fmt: skip
+
+
+def phases_at(engine: Engine, batch: float, demand: Demand) -> tuple[Node, Node]:
+    """A decode step of the batch, and the iterations of a prompt of mean length among the others' answers."""
+    prompt_tokens = float(demand.shares @ demand.prompts)
+    _, prompt = _phases(engine, batch, prompt_tokens, demand.output_tokens, demand.prefix_hit)
+    return engine.decode(batch, demand.kv_len), prompt
 
 
 def _phases(

@@ -68,6 +68,15 @@ class ServingEstimate(Record):
     fits: bool
     accelerators_used: int
     energy_j_per_token: float
+    energy_j_per_token_total: float
+    """Per token read or written."""
+    accelerator_w: float
+    """Mean draw of one accelerator; `prefill_w` and `decode_w` in the iterations of prompts and in the others."""
+    prefill_w: float
+    decode_w: float
+    facility_w: float
+    """Mean draw of the deployment, servers and facility included."""
+    carbon_kg_per_mtok: float
     cost_usd_per_mtok: float
     saturated: bool
     terms: tuple[Term, ...]

@@ -24,7 +24,7 @@ from perfmodel.predict.serving.speculation import Speculation, mtp_step, verific
 from perfmodel.predict.serving.task import check_serving_layout
 from perfmodel.specs.architecture import Architecture
 from perfmodel.specs.cluster import Cluster, load_cluster
-from perfmodel.specs.efficiency import Efficiency, load_efficiency
+from perfmodel.specs.efficiency import Efficiency
 from perfmodel.specs.serving_software import ServingSoftware, load_serving_software
 
 __all__ = ["ROLE_KEYS", "Pool", "make_pool"]
@@ -69,7 +69,7 @@ class Pool:
     @cached_property
     def efficiency(self) -> Efficiency:
         """Kernel constants of the accelerator."""
-        return load_efficiency(self.cluster.accelerator.id, self.cluster.accelerator.relative)
+        return self.cluster.accelerator.kernel_constants()
 
     @cached_property
     def engine(self) -> Engine:
@@ -219,7 +219,7 @@ def make_pool(name: str, model: Architecture, role: Mapping[str, Any]) -> Pool:
     cluster = load_cluster(role["cluster"], accelerators=role.get("accelerators"))
     software = load_serving_software(role.get("software"))
     _check_layout(name, layout, model, cluster)
-    efficiency = load_efficiency(cluster.accelerator.id, cluster.accelerator.relative)
+    efficiency = cluster.accelerator.kernel_constants()
     batch = role.get("batch")
     return Pool(
         model, cluster, layout,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from perfmodel.errors import OutOfRangeError, PlanError, unknown_name
+from perfmodel.predict.emissions import Emissions, emissions_of
 from perfmodel.predict.layout import ParallelLayout, make_layout
 from perfmodel.predict.serving.engine import Engine
 from perfmodel.predict.serving.memory import ServingMemory
@@ -16,8 +17,8 @@ from perfmodel.predict.serving.operating import Arrivals
 from perfmodel.predict.serving.precisions import Precisions, make_precisions
 from perfmodel.specs.architecture import Architecture
 from perfmodel.specs.cluster import Cluster, load_cluster
-from perfmodel.specs.efficiency import load_efficiency
 from perfmodel.specs.huggingface import load_model
+from perfmodel.specs.region import Region
 from perfmodel.specs.serving_software import ServingSoftware, load_serving_software
 from perfmodel.specs.workload import Slo, TokenCounts, Workload
 
@@ -56,6 +57,7 @@ class ServingTask:
     notes: tuple[str, ...]
     workload: Workload
     slo: Slo | None = None
+    emissions: Emissions = field(default_factory=emissions_of)
 
     @property
     def at_maximum(self) -> bool:
@@ -83,6 +85,10 @@ def serving_task(
     dispersion: Sequence[Sequence[float]] = (),
     prefix_hit: float = 0.0,
     slo: Slo | Mapping[str, Any] | None = None,
+    region: Region | str | Path | Mapping[str, Any] | None = None,
+    carbon_kg_per_kwh: float | None = None,
+    embodied_kg: float | None = None,
+    life_years: float | None = None,
 ) -> ServingTask:
     """Load and check everything; raises `SpecError` and `PlanError` before any work."""
     architecture, machine = load_model(model), load_cluster(cluster)
@@ -102,7 +108,7 @@ def serving_task(
         prefix_hit=_number("prefix_hit", prefix_hit, 1.0),
     )  # fmt: skip
     precisions = make_precisions(weights, activations, kv_cache)
-    efficiency = load_efficiency(machine.accelerator.id, machine.accelerator.relative)
+    efficiency = machine.accelerator.kernel_constants()
     memory = ServingMemory(architecture, stack, chosen, precisions, float(machine.accelerator.capacity_bytes))
     return ServingTask(
         architecture, machine, stack, chosen, precisions,
@@ -110,6 +116,7 @@ def serving_task(
         None if concurrency is None else float(_count("concurrency", concurrency)), arrival_rate_per_s, batching,
         arrivals, Engine(architecture, machine, efficiency, stack, chosen, precisions), memory,
         (*efficiency.inherited, *stack.inherits), workload, _slo(slo),
+        emissions_of(region, carbon_kg_per_kwh, embodied_kg, life_years),
     )  # fmt: skip
 
 
