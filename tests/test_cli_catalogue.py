@@ -13,10 +13,10 @@ import pytest
 
 import perfmodel as pm
 from perfmodel.cli import format as fmt
-from perfmodel.cli import parser
+from perfmodel.cli import words
 
 
-@pytest.mark.parametrize("kind", parser.LISTS)
+@pytest.mark.parametrize("kind", words.LISTS)
 def test_lists(cli: Any, kind: str) -> None:
     code, out, err = cli("list", kind, "--json")
     entries = json.loads(out)
@@ -68,7 +68,7 @@ def test_explain(cli: Any) -> None:
         assert part in page
 
 
-@pytest.mark.parametrize("name", parser.SCHEMAS)
+@pytest.mark.parametrize("name", words.SCHEMAS)
 def test_schemas(cli: Any, name: str) -> None:
     code, out, err = cli("schema", name)
     assert (code, err) == (0, "")

@@ -12,7 +12,8 @@ import pytest
 from cli_words import ESTIMATE, EXPORT, FLAGS, IMPORT, LAYOUT, PLAN, READ_BACK, SERVED, TOOLS
 
 from perfmodel import launch
-from perfmodel.cli import parser
+from perfmodel.cli.parser import build_parser
+from perfmodel.cli.words import EXPORT_TOOLS, IMPORT_TOOLS
 
 ENGINES, TRAINERS, SKELETONS = TOOLS[:3], TOOLS[3:7], TOOLS[7:]
 ESTIMATE_SERVING = ["estimate", "serving", *SERVED.split()]
@@ -32,8 +33,8 @@ def feed(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
 
 
 def test_the_words_are_those_of_the_library() -> None:
-    assert parser.EXPORT_TOOLS == launch.EXPORTS == TOOLS
-    assert parser.IMPORT_TOOLS == launch.IMPORTS == READ_BACK
+    assert EXPORT_TOOLS == launch.EXPORTS == TOOLS
+    assert IMPORT_TOOLS == launch.IMPORTS == READ_BACK
 
 
 def test_every_tool_of_a_kind_takes_a_plan_of_its_kind(cli: Any, documents: dict[str, Path]) -> None:
@@ -131,7 +132,7 @@ def test_nothing_that_does_not_fit_is_exported(cli: Any, tmp_path: Path) -> None
 
 def test_tools_and_versions_complete() -> None:
     subcommands = next(
-        action for action in parser.build_parser()._actions if action.choices and "export" in action.choices
+        action for action in build_parser()._actions if action.choices and "export" in action.choices
     )
     export = subcommands.choices["export"]  # type: ignore[index]
     actions = {option: action for action in export._actions for option in action.option_strings}

@@ -11,19 +11,22 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 import perfmodel as pm
-from perfmodel.errors import MissingExtraError, PlanError
+from perfmodel.errors import MissingExtraError, PlanError, SpecError
 from perfmodel.plan.experts.bench import eplb_baseline, saved_loads, saved_transitions
 from perfmodel.plan.experts.budget import Budget
 from perfmodel.plan.experts.counts import greedy_counts, replica_count_bound
 from perfmodel.plan.experts.exact import solved_placement
+from perfmodel.plan.experts.hottest import hottest_bound
 from perfmodel.plan.experts.mapping import mapping_text
+from perfmodel.plan.experts.moetuner import even_clusters, named_ranks
 from perfmodel.plan.experts.moves import laid_over, moved
 from perfmodel.plan.experts.planner import stale_load
 from perfmodel.plan.experts.pool import Search, Settings, balanced_pool
 from perfmodel.plan.experts.relaxation import replica_choice
+from perfmodel.plan.experts.task import expert_task
 from perfmodel.plan.experts.traffic import aligned, chained, crossings, stay_bound
 from perfmodel.plan.milp import LinearProgram, solve
-from perfmodel.specs.expert_load import generated_load, generated_transitions
+from perfmodel.specs.expert_load import generated_load, generated_transitions, load_expert_load
 
 HEURISTIC = Settings(exact_columns=0)
 
@@ -363,3 +366,93 @@ def test_published_tables_are_within_tolerance() -> None:
     assert report["over_tolerance"] == []
     for one in report["sources"].values():
         assert one["median_percent"] < one["baseline_median_percent"]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6), st.integers(2, 3), st.integers(2, 3), st.integers(0, 2))
+def test_placing_the_hottest_first_bounds_every_packing(seed: int, ranks: int, each: int, fewer: int) -> None:
+    draws = np.random.default_rng(seed)
+    slots = ranks * each
+    loads = draws.lognormal(0, 1.5, max(slots - fewer, 1))
+    if slots > len(loads) * ranks:
+        return
+    least = replica_count_bound(loads, slots, ranks, ranks)
+    found = hottest_bound(loads, slots, ranks, least, np.inf)
+    _, exact = solved_placement(loads, slots, ranks, duplicates=False)
+    assert exact.objective is not None
+    assert least <= found.bound <= exact.objective * (1 + 1e-6)
+    assert found.counts.sum() == slots
+    assert found.bound == pytest.approx(exact.objective, rel=1e-5)  # so small that every expert was placed
+
+
+def test_even_clusters_match_brute_force() -> None:
+    load = np.array([9.0, 7.0, 5.0, 3.0, 2.0, 2.0])
+    for equal in (True, False):
+        best = min(
+            sum(abs(load[[c == k for c in choice]].sum() - load.sum() / 3) for k in range(3))
+            for choice in product(range(3), repeat=6)
+            if len(set(choice)) == 3 and (not equal or all(choice.count(k) == 2 for k in range(3)))
+        )
+        for solver in ("highs", "cbc"):
+            cluster, found = even_clusters(load, 3, equal=equal, solver=solver)
+            assert found.objective == pytest.approx(best, abs=1e-6)
+            sums = np.bincount(cluster, load, 3)
+            assert np.abs(sums - load.sum() / 3).sum() == pytest.approx(best, abs=1e-6)
+
+
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_named_ranks_match_brute_force(nodes: int) -> None:
+    traffic = np.random.default_rng(nodes).random((2, 3, 3))
+    speed = np.ones((3, 3)) if nodes == 1 else np.array([[1, 4, 1], [4, 1, 1], [1, 1, 1.0]])
+    np.fill_diagonal(speed, np.inf)
+
+    def busiest(order: list[tuple[int, ...]]) -> float:
+        return sum(
+            max(step[i, j] / speed[a[i], b[j]] for i in range(3) for j in range(3))
+            for step, a, b in zip(traffic, order[:-1], order[1:], strict=True)
+        )
+
+    best = min(busiest(list(order)) for order in product(permutations(range(3)), repeat=3))
+    ranks, found = named_ranks(traffic, speed)
+    assert found.objective == pytest.approx(best, rel=1e-6)
+    assert busiest([tuple(row) for row in ranks.tolist()]) == pytest.approx(best, rel=1e-6)
+
+
+def test_both_trades_tail_for_traffic_and_stays_above_its_bound() -> None:
+    load = generated_load(3, 6, spread=0.6, seed=5)
+    transitions = generated_transitions(3, 6, concentration=1.5, seed=5)
+    cluster = pm.load_cluster("dgx-h100", accelerators=16)
+    for machine, nodes in ((None, 1), (cluster, 1), (cluster, 3)):
+        keywords = {"nodes": nodes, "transitions": transitions, "cluster": machine}
+        times = {name: pm.plan_experts(load, 3, objective=name, **keywords) for name in ("balance", "traffic", "both")}
+        found = times["both"].certificate
+        task = expert_task(load, 3, nodes, None, None, transitions, machine, "both", False, None, 0.0, 0.357, None,
+                           None, None)  # fmt: skip
+        pairs = [np.array(p).reshape(3, 2) for p in permutations(range(6)) if all(p[k] < p[k + 1] for k in (0, 2, 4))]
+        best = min(task.outcome(np.array(one)).relative_time for one in product(pairs[:1] if nodes == 1 else pairs,
+                   pairs, pairs)) if nodes == 1 else None  # fmt: skip
+        assert found.objective_value <= min(one.prediction.relative_layer_time for one in times.values()) + 1e-12
+        assert found.bound <= found.objective_value * (1 + 1e-12)
+        if best is not None:
+            assert found.bound <= best * (1 + 1e-12)
+            assert found.objective_value <= best * 1.1
+
+
+def test_links_price_what_leaves_a_node() -> None:
+    load = generated_load(6, 16, spread=0.4, seed=7)
+    transitions = generated_transitions(6, 16, concentration=1.0, seed=7)
+    cluster = pm.load_cluster("dgx-h100", accelerators=16)
+    keywords = {"nodes": 2, "transitions": transitions, "objective": "both"}
+    blind, seeing = (pm.plan_experts(load, 8, cluster=one, **keywords) for one in (None, cluster))
+    assert seeing.prediction.cross_node_fraction <= blind.prediction.cross_node_fraction + 1e-9
+    assert seeing.certificate.gap is not None
+
+
+def test_loads_are_drawn_by_name() -> None:
+    found = load_expert_load("generated:3x16,spread=0.6,seed=4,concentration=7,experts_per_token=2")
+    assert np.array_equal(found["load"], generated_load(3, 16, spread=0.6, seed=4, experts_per_token=2))
+    assert found["transitions"].shape == (2, 16, 16)
+    for text, said in (("generated:16", "LAYERSxEXPERTS"), ("generated:3x16,sprad=1", "nearest"),
+                       ("generated:3x16,seed=x", "must be a number"), ("generated:3x4", "at most the 4")):  # fmt: skip
+        with pytest.raises(SpecError, match=said):
+            load_expert_load(text)

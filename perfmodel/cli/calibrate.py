@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from perfmodel._version import __version__
 from perfmodel.cli.calibrate_machine import check_output
 from perfmodel.cli.commands import DONE
-from perfmodel.cli.options import CALIBRATE, parsed
+from perfmodel.cli.option import parsed
+from perfmodel.cli.options import CALIBRATE
 from perfmodel.cli.output import emit, say, write_atomically
 from perfmodel.errors import PlanError, unknown_name
 

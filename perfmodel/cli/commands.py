@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from perfmodel.cli.options import ESTIMATE_MEMORY, ESTIMATE_TRAINING, LAYOUT, PLAN_TRAINING, Option, json_schema, parsed
+from perfmodel.cli.option import Option, parsed
+from perfmodel.cli.options import ESTIMATE_MEMORY, ESTIMATE_TRAINING, LAYOUT, PLAN_TRAINING, json_schema
 from perfmodel.cli.output import emit, say
 from perfmodel.cli.scenario import gather
 from perfmodel.errors import PlanError

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perfmodel.cli.options import PLAN_EXPERTS, checked, parsed
+from perfmodel.cli.option import checked, parsed
+from perfmodel.cli.options import PLAN_EXPERTS
 from perfmodel.cli.output import emit, say, write_atomically
 from perfmodel.cli.scenario import read_table
 from perfmodel.errors import PlanError, SpecError, unknown_name
@@ -96,7 +97,7 @@ def _question(args: Namespace) -> dict[str, Any]:
                 continue
             typed = key in _ARRAYS and not isinstance(value, str)
             question[key] = value if typed else checked(names[key], value, f"{args.file}: {key}")
-            if key in _ARRAYS and isinstance(value, str):
+            if key in _ARRAYS and isinstance(value, str) and not value.startswith("generated:"):
                 question[key] = str(folder / value)
     for option in PLAN_EXPERTS:
         if hasattr(args, option.name):

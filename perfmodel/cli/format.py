@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 __all__ = [
     "bar",
@@ -21,6 +23,7 @@ __all__ = [
     "significant",
     "time_scale",
     "time_unit",
+    "uneven_experts",
     "usd",
 ]
 
@@ -187,3 +190,19 @@ def quantity(key: str, value: float) -> str:
     if name.endswith("_s") and not name.endswith("_per_s"):
         return seconds(value)
     return count(value)
+
+
+def uneven_experts(experts: Mapping[str, Any], what: str = "a decode step") -> str:
+    """What uneven experts cost, in one line.
+
+    >>> uneven_experts({"ep": 8, "placed": "in order", "fullest_over_mean": 1.5, "leaving_node": 1.0, "slowdown": 1.2})
+    'experts placed in order on 8 ranks: fullest rank 1.500 of the mean; a decode step takes 1.200 of a balanced one'
+    """
+    leaving, fullest = experts["leaving_node"], experts["fullest_over_mean"]
+    crossing = "" if leaving == 1 else f", {leaving:.2f} of even traffic leaves its node"
+    words = {"given": "as unevenly loaded as given", "the plan's placement": "in the plan's placement"}
+    placed = words.get(experts["placed"], f"placed {experts['placed']}")
+    return (
+        f"experts {placed} on {experts['ep']} ranks: fullest rank {fullest:.3f} of the mean{crossing}; "
+        f"{what} takes {experts['slowdown']:.3f} of a balanced one"
+    )

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from perfmodel.cli.commands import DONE
-from perfmodel.cli.options import ESTIMATE_ATTENTION, ESTIMATE_COLLECTIVE, ESTIMATE_GEMM, Option, parsed
+from perfmodel.cli.option import Option, parsed
+from perfmodel.cli.options import ESTIMATE_ATTENTION, ESTIMATE_COLLECTIVE, ESTIMATE_GEMM
 from perfmodel.cli.output import emit
 from perfmodel.errors import PlanError
 

@@ -1,16 +1,10 @@
-"""Every option of the command line, once: the Python keyword it stands for, what it may be, and what it means.
-
-Flags give text, scenario files give typed values; both end in `checked`, so both are refused in the same words.
-"""
+"""Every option of the command line, once, and which of them each command takes."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from perfmodel.errors import OutOfRangeError, PlanError, unknown_name
+from perfmodel.cli.option import Option, json_property
 
 __all__ = [
     "CALIBRATE",
@@ -20,6 +14,7 @@ __all__ = [
     "ESTIMATE_MEMORY",
     "ESTIMATE_SERVING",
     "ESTIMATE_TRAINING",
+    "EXPERT_KEYS",
     "LAYOUT",
     "OPTIONS",
     "PLAN_EXPERTS",
@@ -29,14 +24,9 @@ __all__ = [
     "PLAN_TRAINING",
     "PLAN_TRAINING_BUDGET",
     "SLO",
-    "Option",
-    "checked",
     "json_schema",
-    "parsed",
 ]
 
-# Beyond 2^50 whole numbers times small factors would no longer be exact as float64.
-_LARGEST_COUNT = 10**15
 # The library's own names, written again: importing it would cost more than the whole of `perfmodel --help`.
 PRECISIONS = ("fp16", "bf16", "fp8", "mxfp8", "nvfp4")
 OPTIMIZERS = ("adam-mixed", "adam-bf16", "adam-8bit", "adafactor", "sgd", "sgd-momentum")
@@ -48,29 +38,6 @@ WEIGHTS = ("fp16", "bf16", "fp8", "fp8-block", "int8", "int4", "nvfp4", "mxfp4")
 INPUTS = ("fp16", "bf16", "fp8", "int8", "nvfp4")
 CACHES = ("fp16", "bf16", "fp8")
 ALGORITHMS = ("auto", "ring", "tree", "in_network", "halving_doubling", "star", "hierarchical", "torus")
-
-
-@dataclass(frozen=True)
-class Option:
-    """One option. `kind` is text, spec (an id, a path, or a table in a file), whole, number, switch, texts, wholes,
-    tokens (a whole number, or a table in a file), rows (rows of numbers, in a file only) or shares (a table of numbers,
-    NAME=X as a flag); `choices` are the names allowed, those of a table's keys too;
-    `complete` is the kind of description whose ids complete it."""
-
-    name: str
-    kind: str
-    help: str
-    choices: tuple[str, ...] = ()
-    low: float = -math.inf
-    high: float = math.inf
-    default: Any = None
-    required: bool = False
-    complete: str = ""
-
-    @property
-    def flag(self) -> str:
-        """The name on the command line."""
-        return "--" + self.name.replace("_", "-")
 
 
 def _degree(name: str, text: str) -> Option:
@@ -100,6 +67,17 @@ _CARBON = (
     Option("life_years", "number", "years until hardware is replaced (default: 6)", low=0),
 )
 _OBJECTIVES = ("time", "cost", "energy", "carbon", "memory")
+_EXPERTS = (
+    Option("expert_imbalance", "number", "load of the fullest expert-parallel rank over the mean (1: balanced)", low=1),
+    Option(
+        "expert_loads",
+        "array",
+        "tokens of every expert, placed in order: a file as for plan experts, or generated:61x256",
+    ),
+    Option("expert_placement", "spec", "plan of `perfmodel plan experts --json`: its loads, placement and traffic"),
+)
+EXPERT_KEYS = tuple(option.name for option in _EXPERTS)
+"""Three ways to say how uneven experts are."""
 _SEARCH = (
     Option("objective", "text", "what to make least", choices=_OBJECTIVES, default="time"),
     Option("memory_margin", "number", "share of the memory to leave free, e.g. 0.1", low=0, high=1),
@@ -147,8 +125,8 @@ LAYOUT = (
     ),
     Option("offload", "shares", "what waits in host memory: a share, or so many layers", choices=OFFLOADS),
 )
-PLAN_TRAINING = _SCENARIO + _TRAINED + _CARBON + _SEARCH
-ESTIMATE_TRAINING = _SCENARIO + _TRAINED + _CARBON + LAYOUT
+PLAN_TRAINING = _SCENARIO + _TRAINED + _EXPERTS + _CARBON + _SEARCH
+ESTIMATE_TRAINING = _SCENARIO + _TRAINED + _EXPERTS + _CARBON + LAYOUT
 ESTIMATE_MEMORY = tuple(option for option in ESTIMATE_TRAINING if option.name != "tokens")
 _SERVED = (
     Option("trace", "spec", "requests as recorded: a shipped id or a file (CSV, JSON lines, .gz)", complete="traces"),
@@ -181,6 +159,7 @@ _TRAFFIC = (
 ESTIMATE_SERVING = (
     *(option for option in _SCENARIO if option.name in ("model", "cluster", "accelerators", "software")),
     *_SERVED,
+    *_EXPERTS,
     *_CARBON,
     *LAYOUT,
 )
@@ -208,6 +187,7 @@ PLAN_SERVING = (
     Option("memory_margin", "number", "share of the memory to leave free, e.g. 0.1", low=0, high=1),
     Option("redundancy", "whole", "replicas that may be lost (default: 0)", low=0),
     Option("traffic_factor", "number", "hold so many times the rate (default: 1)", low=0),
+    *_EXPERTS,
     Option("beside", "texts", "models that stay resident on the same accelerators", complete="models"),
     Option("top", "whole", "how many alternatives to list", low=1),
 )
@@ -324,13 +304,18 @@ SLO = ("ttft_s", "tpot_s", "percentile")
 """Keys of the table `slo` of a document, on the command line by their own names."""
 # Apart from OPTIONS: a question about loads shares no key with a training step but the words objective and cluster.
 PLAN_EXPERTS = (
-    Option("load", "text", "tokens of every expert: .csv, .npz or .json, or an engine's dump", required=True),
+    Option(
+        "load",
+        "text",
+        "tokens of every expert: .csv, .npz, .json, an engine's dump, or generated:58x256",
+        required=True,
+    ),
     Option("ranks", "whole", "expert-parallel ranks", low=1, required=True),
     Option("nodes", "whole", "nodes the ranks stand in (default: 1)", low=1),
     Option("slots", "whole", "experts held by all ranks together (default: one an expert)", low=1),
     Option("groups", "whole", "groups of experts that each stay on one node (default: none)", low=1),
     Option("transitions", "text", "file with transitions[layer][i][j] (default: those beside the load)"),
-    Option("cluster", "spec", "cluster id or file that must hold the ranks", complete="clusters"),
+    Option("cluster", "spec", "cluster id or file that must hold the ranks; its links price both", complete="clusters"),
     Option("objective", "text", "what to make least (default: balance)", choices=("balance", "traffic", "both")),
     Option("duplicates", "switch", "allow replicas of one expert on one rank"),
     Option("previous", "text", "plan or mapping that runs now: ranks are named for few moves"),
@@ -339,143 +324,13 @@ PLAN_EXPERTS = (
     Option("work_limit", "whole", "packings and programs at most", low=1),
     Option("time_limit_s", "number", "guard in seconds (default: 60)", low=0),
 )
-OPTIONS = {option.name: option for option in (*_SCENARIO, *_TRAINED, *_CARBON, *_SEARCH, *_SERVED, *LAYOUT)}
-
-
-def parsed(option: Option, text: str) -> Any:
-    """The value of a flag; raises `PlanError("--tp: must be a whole number >= 1 (got 0)")`."""
-    return checked(option, _typed(option, text), option.flag, typed_as=text)
-
-
-def checked(option: Option, value: Any, label: str, *, typed_as: str | None = None) -> Any:
-    """`value` as the option's kind; raises `PlanError` that begins with `label`."""
-    got = _shown(value) if typed_as is None else _shown(typed_as, quote=isinstance(value, str))
-    if option.kind == "text":
-        if not isinstance(value, str):
-            raise PlanError(f"{label}: must be text (got {got})")
-        _known(option, value, label)
-    elif option.kind == "spec":
-        if not isinstance(value, (str, Mapping)) or not value:
-            raise PlanError(f"{label}: must be an id, a path or a table (got {got})")
-    elif option.kind == "whole":
-        return _whole(option, value, label, got)
-    elif option.kind == "tokens":
-        return dict(value) if isinstance(value, Mapping) else _whole(option, value, label, got)
-    elif option.kind == "number":
-        return _number(option, value, label, got)
-    elif option.kind == "rows":
-        if not isinstance(value, (list, tuple)) or not all(isinstance(row, (list, tuple)) for row in value):
-            raise PlanError(f"{label}: must be a list of rows of numbers (got {got})")
-        return tuple(tuple(row) for row in value)
-    elif option.kind == "switch":
-        if not isinstance(value, bool):
-            raise PlanError(f"{label}: must be true or false (got {got})")
-    elif option.kind == "shares":
-        return _shares(option, value, label, got)
-    elif option.kind == "texts":
-        if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) and item for item in value):
-            raise PlanError(f"{label}: must be a list of names (got {got})")
-        for item in value:
-            _known(option, item, label)
-        return tuple(value)
-    else:
-        if not isinstance(value, (list, tuple)):
-            raise PlanError(f"{label}: must be a list of whole numbers (got {got})")
-        return tuple(_whole(option, item, label, _shown(item)) for item in value)
-    return value
-
-
-def _known(option: Option, name: str, label: str, what: str = "value") -> None:
-    if option.choices and name not in option.choices:
-        raise PlanError(f"{label}: {unknown_name(what, name, option.choices)}")
-
-
-def _shares(option: Option, value: Any, label: str, got: str) -> dict[str, float]:
-    if not isinstance(value, Mapping):
-        raise PlanError(f"{label}: must be a table of numbers, as {option.choices[0]}=0.5 (got {got})")
-    for key, number in value.items():
-        _known(option, key, label, "key")
-        if isinstance(number, bool) or not isinstance(number, (int, float)):
-            raise PlanError(f"{label}: {key}: must be a number >= 0 (got {_shown(number)})")
-        if not 0 <= number < math.inf:
-            raise OutOfRangeError(f"{label}: {key}: must be a number >= 0 (got {_shown(number)})")
-    return {key: float(number) for key, number in value.items()}
-
-
-def _typed(option: Option, text: str) -> Any:
-    if option.kind in ("whole", "tokens", "number"):
-        return _number_in(text)
-    if option.kind == "texts":
-        return [part.strip() for part in text.split(",")]
-    if option.kind == "wholes":
-        return [_number_in(part.strip()) for part in text.split(",")]
-    if option.kind == "shares":
-        pairs = [part.partition("=") for part in text.split(",")]
-        return {key.strip(): _number_in(number.strip()) for key, _, number in pairs} if "=" in text else text
-    return text
-
-
-def _number_in(text: str) -> Any:
-    for read in (int, float):
-        try:
-            return read(text)
-        except ValueError:
-            continue
-    return text
-
-
-def _whole(option: Option, value: Any, label: str, got: str) -> int:
-    low, high = int(option.low), _LARGEST_COUNT if option.high == math.inf else int(option.high)
-    wanted = f"a whole number >= {low}" if option.high == math.inf else f"a whole number from {low} to {high}"
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise PlanError(f"{label}: must be {wanted} (got {got})")
-    if not low <= value < math.inf or value % 1:  # false for NaN too
-        raise OutOfRangeError(f"{label}: must be {wanted} (got {got})")
-    if value > high:
-        largest = wanted if option.high < math.inf else f"{wanted} and at most {high:g}"
-        raise OutOfRangeError(f"{label}: must be {largest} (got {got})")
-    return int(value)
-
-
-def _number(option: Option, value: Any, label: str, got: str) -> float:
-    wanted = "a number > 0" if option.high == math.inf else f"a number from {option.low:g} to below {option.high:g}"
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise PlanError(f"{label}: must be {wanted} (got {got})")
-    inside = 0 < value <= 1e300 if option.high == math.inf else option.low <= value < option.high
-    if not inside:
-        raise OutOfRangeError(f"{label}: must be {wanted} (got {got})")
-    return float(value)
-
-
-def _shown(value: Any, quote: bool = True) -> str:
-    if isinstance(value, bool):  # as TOML and JSON write it
-        return str(value).lower()
-    try:
-        text = repr(value) if quote else str(value)
-    except ValueError:  # an integer of more than 4300 digits
-        return "a number of thousands of digits"
-    text = " ".join(text.split())
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-_JSON_KINDS: dict[str, dict[str, Any]] = {
-    "text": {"type": "string"},
-    "spec": {"anyOf": [{"type": "string"}, {"type": "object"}]},
-    "whole": {"type": "integer"},
-    "tokens": {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "object"}]},
-    "rows": {"type": "array", "items": {"type": "array", "items": {"type": "number"}}},
-    "number": {"type": "number"},
-    "switch": {"type": "boolean"},
-    "texts": {"type": "array", "items": {"type": "string"}},
-    "wholes": {"type": "array", "items": {"type": "integer", "minimum": 0}},
-    "shares": {"type": "object", "additionalProperties": False},
-}
+OPTIONS = {option.name: option for option in (*_SCENARIO, *_TRAINED, *_EXPERTS, *_CARBON, *_SEARCH, *_SERVED, *LAYOUT)}
 
 
 def json_schema() -> dict[str, Any]:
     """The JSON schema of a scenario file."""
-    layout = {option.name: _json_property(option) for option in LAYOUT}
-    properties = {option.name: _json_property(option) for option in OPTIONS.values()}
+    layout = {option.name: json_property(option) for option in LAYOUT}
+    properties = {option.name: json_property(option) for option in OPTIONS.values()}
     properties["layout"] = {
         "description": "the layout keys in a table of their own",
         "type": "object",
@@ -496,22 +351,3 @@ def json_schema() -> dict[str, Any]:
         "properties": properties,
         "additionalProperties": False,
     }
-
-
-def _json_property(option: Option) -> dict[str, Any]:
-    entry: dict[str, Any] = {"description": option.help} | _JSON_KINDS[option.kind]
-    if option.choices and option.kind == "text":
-        entry["enum"] = list(option.choices)
-    if option.choices and option.kind == "texts":
-        entry["items"] = {"enum": list(option.choices)}
-    if option.kind == "shares":
-        entry["properties"] = {key: {"type": "number", "minimum": 0} for key in option.choices}
-    if option.kind == "whole":
-        entry["minimum"] = int(option.low)
-        if option.high < math.inf:
-            entry["maximum"] = int(option.high)
-    if option.kind == "number":
-        entry |= {"exclusiveMinimum": 0} if option.high == math.inf else {"minimum": 0, "exclusiveMaximum": option.high}
-    if option.default is not None:
-        entry["default"] = option.default
-    return entry

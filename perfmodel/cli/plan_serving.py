@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perfmodel.cli.options import PLAN_SERVING, SLO, checked, parsed
+from perfmodel.cli.option import checked, parsed
+from perfmodel.cli.options import EXPERT_KEYS, PLAN_SERVING, SLO
 from perfmodel.cli.output import emit, say
-from perfmodel.cli.scenario import read_table
+from perfmodel.cli.scenario import beside, read_table
 from perfmodel.errors import PerfModelError, PlanError, SpecError, unknown_name
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ def _question(args: Namespace) -> dict[str, Any]:
     names = {option.name: option for option in PLAN_SERVING}
     question: dict[str, Any] = {}
     if args.file is not None:
+        folder = None if args.file == "-" else Path(args.file).parent
         for key, value in _asked(args.file).items():
             if key not in names and key not in _TABLES:
                 raise SpecError(f"{args.file}: {unknown_name('key', key, [*names, *_TABLES], shown=30)}")
@@ -49,7 +52,8 @@ def _question(args: Namespace) -> dict[str, Any]:
                 continue
             if names[key].kind == "texts" and isinstance(value, str):
                 value = [value]
-            question[key] = checked(names[key], value, f"{args.file}: {key}")
+            found = checked(names[key], value, f"{args.file}: {key}")
+            question[key] = beside(folder, found, names[key]) if key in EXPERT_KEYS else found
     for option in PLAN_SERVING:
         if hasattr(args, option.name):
             question[option.name] = parsed(option, getattr(args, option.name))
@@ -110,6 +114,8 @@ def _page(console: Console, plan: Mapping[str, Any]) -> None:
         if name in decision:
             console.print(Text(f"  {name}: {_role(decision[name])}"))
     _latencies(console, plan)
+    if plan["prediction"].get("experts"):
+        console.print(Text(f"  {fmt.uneven_experts(plan['prediction']['experts'])}"))
     table = plain_table("limit", "asked", "found", "slack")
     for one in plan["constraints"]:
         table.add_row(one["name"], *(fmt.quantity(one["name"], one[key]) for key in ("limit", "value", "slack")))

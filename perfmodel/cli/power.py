@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perfmodel.cli.commands import DONE, NOT_FEASIBLE
-from perfmodel.cli.options import PLAN_POWER, parsed
+from perfmodel.cli.option import parsed
+from perfmodel.cli.options import PLAN_POWER
 from perfmodel.cli.output import emit, say
 from perfmodel.errors import PlanError, SpecError, unknown_name
 

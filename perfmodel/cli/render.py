@@ -227,6 +227,8 @@ def _breakdown(console: Console, estimate: Document) -> None:
     table.add_row(Text("step", "bold"), Text(fmt.seconds_beside(step, step), "bold"))
     console.print(table)
     console.print(Text(f"if everything overlapped {fmt.seconds(lower)}, if nothing did {fmt.seconds(upper)}", "dim"))
+    if estimate["experts"]:
+        console.print(Text(fmt.uneven_experts(estimate["experts"], "the step")))
 
 
 def _rows(table: Table, terms: Sequence[Document], step: float, depth: int, plain: bool) -> None:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perfmodel.cli.options import LAYOUT, OPTIONS, SLO, Option, checked
+from perfmodel.cli.option import Option, checked
+from perfmodel.cli.options import LAYOUT, OPTIONS, SLO
 from perfmodel.errors import PlanError, SpecError, unknown_name
 
-__all__ = ["Scenario", "gather", "read_scenario", "read_table", "read_text"]
+__all__ = ["Scenario", "beside", "gather", "read_scenario", "read_table", "read_text"]
 
 # Tables of a file whose keys are options by their own names.
 _TABLES = {"layout": frozenset(option.name for option in LAYOUT), "slo": frozenset(SLO)}
@@ -66,7 +67,7 @@ def read_scenario(file: str) -> Scenario:
     for key, value in flat.items():
         if value is None:  # a resolved request writes null for what was not given
             continue
-        values[key] = _beside(folder, checked(OPTIONS[key], value, f"{label}: {key}"), OPTIONS[key])
+        values[key] = beside(folder, checked(OPTIONS[key], value, f"{label}: {key}"), OPTIONS[key])
     return Scenario(values, notes, from_document)
 
 
@@ -112,8 +113,10 @@ def _version_note(label: str, document: Mapping[str, Any]) -> tuple[str, ...]:
     return () if made_by == __version__ else (f"{label}: made by perfmodel {made_by}; this is {__version__}",)
 
 
-def _beside(folder: Path | None, value: Any, option: Option) -> Any:
+def beside(folder: Path | None, value: Any, option: Option) -> Any:
     """A relative path in a file means: relative to that file."""
+    if folder is not None and option.kind == "array" and isinstance(value, str) and not value.startswith("generated:"):
+        return str(folder / value)
     if folder is None or option.kind != "spec" or not isinstance(value, str) or value.startswith("hf:"):
         return value
     from perfmodel.specs.registry import is_path

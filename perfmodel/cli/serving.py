@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from perfmodel.cli.commands import DONE, NOT_FEASIBLE
 from perfmodel.cli.deployments import deployments_page
-from perfmodel.cli.options import ESTIMATE_SERVING, LAYOUT, SLO, parsed
+from perfmodel.cli.option import parsed
+from perfmodel.cli.options import ESTIMATE_SERVING, LAYOUT, SLO
 from perfmodel.cli.output import emit, say
 from perfmodel.cli.scenario import gather
 from perfmodel.errors import PlanError
@@ -93,6 +94,8 @@ def serving_page(console: Console, document: Mapping[str, Any]) -> None:
     table.add_row("request", fmt.seconds(document["request_latency_s"]))
     console.print()
     console.print(table)
+    if document["experts"]:
+        console.print(Text(fmt.uneven_experts(document["experts"], "a decode step")))
     _limits(console, document)
     _iterations(console, document)
     _capacity(console, document)

@@ -7,7 +7,8 @@ from typing import Any
 
 from perfmodel.cli.commands import DONE, NOT_FEASIBLE
 from perfmodel.cli.numbers import bracket_in
-from perfmodel.cli.options import ESTIMATE_SERVING, ESTIMATE_TRAINING, LAYOUT, SLO, parsed
+from perfmodel.cli.option import parsed
+from perfmodel.cli.options import ESTIMATE_SERVING, ESTIMATE_TRAINING, LAYOUT, SLO
 from perfmodel.cli.output import emit, say
 from perfmodel.cli.scenario import gather, read_scenario
 from perfmodel.errors import PlanError

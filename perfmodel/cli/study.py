@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from perfmodel._version import __version__
 from perfmodel.cli.commands import DONE, NOT_FEASIBLE
-from perfmodel.cli.options import Option, parsed
+from perfmodel.cli.option import Option, parsed
 from perfmodel.cli.output import emit, say, write_atomically
 from perfmodel.cli.scenario import read_table
 from perfmodel.errors import MissingExtraError, PlanError

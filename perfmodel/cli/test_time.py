@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perfmodel.cli.commands import DONE, NOT_FEASIBLE
-from perfmodel.cli.options import PLAN_TEST_TIME, PLAN_TRAINING_BUDGET, parsed
+from perfmodel.cli.option import parsed
+from perfmodel.cli.options import PLAN_TEST_TIME, PLAN_TRAINING_BUDGET
 from perfmodel.cli.output import emit
 from perfmodel.cli.scenario import read_table
 from perfmodel.errors import PlanError, SpecError, unknown_name

@@ -4,7 +4,7 @@ Direct, two-level and torus all-to-all stand in the collectives' families.
 """
 
 from perfmodel.formulas._registry import formula
-from perfmodel.ops import maximum, sqrt
+from perfmodel.ops import maximum, minimum, sqrt
 
 __all__ = [
     "best_exchange_chunks",
@@ -13,6 +13,7 @@ __all__ = [
     "expert_exchange_bytes",
     "expert_prefetch_stall",
     "low_latency_all_to_all_time",
+    "placed_exchange_share",
     "prescheduled_exchange_bytes",
     "share_removed_speedup",
 ]
@@ -138,6 +139,29 @@ def low_latency_all_to_all_time(n_bytes, crossing_share, launch_s, latency_s, li
     Source       DeepSeek-AI 2025, DeepEP, low-latency kernels, github.com/deepseek-ai/DeepEP
     """
     return launch_s + latency_s + crossing_share * n_bytes / link_byte_per_s
+
+
+@formula
+def placed_exchange_share(near_share, far_share, ranks, ranks_per_node, inner_byte_per_s, outer_byte_per_s):
+    r"""Time of an exchange between placed experts over that of one where every rank is as likely.
+
+    .. math:: \max\left(\frac{s_n}{\beta_i}, \frac{s_f}{\beta_o}\right) \Big/
+              \max\left(\frac{k - 1}{p\,\beta_i}, \frac{p - k}{p\,\beta_o}\right)
+
+    Symbols      s_n  near_share [1] copies that change rank inside a node;  s_f  far_share [1] copies that change node;
+                 p  ranks [1] ranks;  k  ranks_per_node [1] ranks of a node;
+                 \beta_i  inner_byte_per_s [B/s] link of a rank inside its node;
+                 \beta_o  outer_byte_per_s [B/s] link of a rank out of it;  returns [1]
+    Assumptions  both links work at once and the slower one sets the pace; latencies are left out
+    Valid for    0 <= near_share <= 1; 0 <= far_share <= 1; 2 <= ranks <= 1e6; ranks_per_node >= 1; fails when nodes
+                 hold more ranks than there are
+    Monotone     near_share +; far_share +
+    Source       derived: `two_level_all_to_all_time` (Thakur, Rabenseifner, Gropp 2005,
+                 doi:10.1177/1094342005051521) with the shares of a placement in place of even ones
+    """
+    inside = minimum(ranks_per_node, ranks)
+    even_s = maximum((inside - 1) / inner_byte_per_s, (ranks - inside) / outer_byte_per_s) / ranks
+    return maximum(near_share / inner_byte_per_s, far_share / outer_byte_per_s) / even_s
 
 
 @formula

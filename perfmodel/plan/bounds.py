@@ -78,7 +78,7 @@ def _least_bytes(task: TrainingTask, d: Degrees, *_: Any) -> Any:
 
 def _stage_bytes(task: TrainingTask, d: Degrees) -> Any:
     steps = task.steps
-    share = d.share(task.seq_len, steps.document_len)
+    share = steps.share(d, task.seq_len)
     weights = Weights(task.model, task.software, d, task.precision, task.optimizer, steps.trainable)
     n_microbatches = task.global_batch / (d.dp * d.micro_batch)
     layers, alone = task.model.n_layers / d.pp, less(d.pp, 2)

@@ -41,7 +41,7 @@ class Loads:
         self._weight_gradient: dict[bool, Cost] = {}
         for sequence_parallel in (False, True):
             degrees = Degrees(**shaped, dp=1.0, vpp=1.0, shards=1.0, sequence_parallel=sequence_parallel)
-            load = task.steps.load(degrees.share(task.seq_len, task.steps.document_len), shaped["pp"])
+            load = task.steps.load(task.steps.share(degrees, task.seq_len), shaped["pp"])
             self._whole[sequence_parallel] = load.lean(task.steps.device_power.draw if busy else None)
             self._weight_gradient[sequence_parallel] = load.layer.weight_gradient
 

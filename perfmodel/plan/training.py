@@ -49,6 +49,9 @@ def plan_training(
     carbon_kg_per_kwh: float | None = None,
     embodied_kg: float | None = None,
     life_years: float | None = None,
+    expert_imbalance: float | None = None,
+    expert_loads: Any = None,
+    expert_placement: Any = None,
     memory_margin: float = DEFAULT_MEMORY_MARGIN,
     max_watts: float | None = None,
     max_usd: float | None = None,
@@ -60,8 +63,9 @@ def plan_training(
 
     `objective` is "time", "cost", "energy", "carbon" or "memory". `max_watts` limits the mean power of all accelerators
     used with their servers and facility, `max_usd` and `max_days` a run of `tokens`; `schedules` are the pipeline
-    schedules to choose from (None: those that the software offers). Raises `SpecError` or `PlanError` for bad input;
-    when nothing fits the plan says so (`feasible`, `infeasible_because`) and nothing is raised.
+    schedules to choose from (None: those that the software offers). Uneven experts make a degree `ep` slower by the
+    fullest rank that it has (`expert_loads` are placed in order at every degree). Raises `SpecError` or `PlanError` for
+    bad input; when nothing fits the plan says so (`feasible`, `infeasible_because`) and nothing is raised.
     """
     if objective not in OBJECTIVES:
         raise PlanError(unknown_name("objective", objective, OBJECTIVES))
@@ -85,6 +89,9 @@ def plan_training(
         carbon_kg_per_kwh=carbon_kg_per_kwh,
         embodied_kg=embodied_kg,
         life_years=life_years,
+        expert_imbalance=expert_imbalance,
+        expert_loads=expert_loads,
+        expert_placement=expert_placement,
     )
     memory = float(task.cluster.accelerator.capacity_bytes) * (1.0 - memory_margin)
     limits = limits_of(task, memory, max_watts, max_usd, max_days)

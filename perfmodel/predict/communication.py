@@ -54,18 +54,20 @@ class Links:
         *,
         algorithm: str = "auto",
         library: str | None = None,
+        outward: Number = 1.0,
     ) -> Cost:
         """Time of one collective of `n_bytes` (DESIGN's convention for each operation) over a group of `ranks`.
 
         `algorithm` keeps one of `algorithms(operation)`, "auto" takes the fastest of those that libraries run.
         `library` names a serving engine whose own all-reduce replaces the protocols inside a domain where it is made
-        for the size. Raises `PlanError`.
+        for the size. `outward` is what of an all-to-all leaves the innermost domain, over its even share. Raises
+        `PlanError`.
         """
         self._check(operation, algorithm, library)
         inside = self._inside(operation, n_bytes, ranks, stride, algorithm, library)
         if len(self._tiers) == 1:
             return inside
-        outside = self._across(operation, n_bytes, ranks, stride, algorithm)
+        outside = self._across(operation, n_bytes, ranks, stride, algorithm, outward)
         stays = less(ranks * stride, self._tiers[0].accelerators + 0.5)
         return _choose(stays, inside, outside)
 
@@ -184,10 +186,13 @@ class Links:
         blocks = self._efficiency.all_to_all if operation == "all_to_all" else {}
         return {str(name): block for name, block in (blocks or self._efficiency.collective).items()}
 
-    def _across(self, operation: str, n_bytes: Number, ranks: Number, stride: Number, algorithm: str) -> Cost:
+    def _across(
+        self, operation: str, n_bytes: Number, ranks: Number, stride: Number, algorithm: str, outward: Number
+    ) -> Cost:
         crossings = self._scale_out.crossings(ranks, stride)
-        times = self._scale_out.times(operation, n_bytes, ranks, stride, algorithm, crossings)
-        return _link_cost(minimum(*times.values()), self._scale_out.busy(operation, n_bytes, ranks, crossings))
+        times = self._scale_out.times(operation, n_bytes, ranks, stride, algorithm, crossings, outward)
+        busy = self._scale_out.busy(operation, n_bytes, ranks, crossings, outward)
+        return _link_cost(minimum(*times.values()), busy)
 
     def _point_to_point(self, n_bytes: Number, stride: Number, position: int) -> Cost:
         tier, protocols = self._tiers[position], self._efficiency.collective

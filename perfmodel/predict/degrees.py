@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from perfmodel.predict.cost import Number
+from perfmodel.predict.imbalance import ExpertRouting
 from perfmodel.predict.schedules import ends_together, weight_copies
 from perfmodel.predict.share import Share
 from perfmodel.predict.stages import Stages
@@ -64,7 +65,7 @@ class Degrees:
         """Ranks of one pipeline that hold the same weights; they count as data-parallel ranks of those weights."""
         return weight_copies(self.schedule)
 
-    def share(self, seq_len: int, document_len: float | None = None) -> Share:
+    def share(self, seq_len: int, document_len: float | None = None, routing: ExpertRouting | None = None) -> Share:
         """What one rank holds of a layer."""
         return Share(
             self.micro_batch,
@@ -75,4 +76,5 @@ class Degrees:
             self.etp,
             self.sequence_parallel,
             document_len,
+            routing,
         )

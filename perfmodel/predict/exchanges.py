@@ -11,6 +11,7 @@ from perfmodel.formulas.sparse import expected_touched_groups
 from perfmodel.ops import less, maximum, where
 from perfmodel.predict.communication import Links
 from perfmodel.predict.cost import Cost, Number, total
+from perfmodel.predict.imbalance import expert_exchange
 from perfmodel.predict.kernels import Kernels
 from perfmodel.predict.share import Share
 from perfmodel.specs.architecture import Architecture
@@ -146,16 +147,20 @@ class Exchanges:
         return self.links.collective("all_gather", gathered, share.cp, share.tp)
 
     def _experts(self) -> Cost:
-        """Copies of tokens to the ranks of their experts and back; expert-tensor-parallel ranks share all copies."""
+        """Copies of tokens to the ranks of their experts and back; expert-tensor-parallel ranks share all copies.
+
+        The fullest rank receives and returns most, and everybody waits for it.
+        """
         share, experts = self.share, self.model.experts
         copies: Number = float(experts.experts_per_token) if experts else 1.0
         if self.software.expert_dispatch == "per-node":
             copies = self._distinct_nodes(copies)
         n_bytes = self.kernels.activation_bytes * share.tokens / share.tp * copies * self.model.d_model
-        there_and_back = self.links.collective("all_to_all", n_bytes, share.ep, share.etp) * 2.0
+        uneven = share.uneven
+        there_and_back = expert_exchange(self.links, n_bytes, share.ep, share.etp, uneven) * 2.0
         if not _used(share.etp):
             return there_and_back
-        gathered = n_bytes * share.etp
+        gathered = n_bytes * share.etp * uneven.fullest
         return (
             there_and_back
             + self.links.collective("all_gather", gathered, share.etp)

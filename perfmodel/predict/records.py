@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel, ConfigDict
 
 from perfmodel.predict.cost import Node
+from perfmodel.predict.imbalance import ExpertRouting
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["MemoryBytes", "Record", "Term", "TrainingEstimate", "Warned", "term_of"]
+__all__ = ["MemoryBytes", "Record", "Term", "TrainingEstimate", "UnevenExperts", "Warned", "term_of", "uneven_experts"]
 
 
 class Record(BaseModel):
@@ -67,6 +68,22 @@ class MemoryBytes(Record):
     capacity: float
 
 
+class UnevenExperts(Record):
+    """What uneven experts cost: `slowdown` is the time over that with evenly loaded experts.
+
+    Over their even values: `fullest_over_mean` the load of the fullest rank, `leaving_rank` and `leaving_node` the
+    copies that change rank and node. `placed` says how experts lie on the `ep` ranks, `replicas` slots over experts.
+    """
+
+    ep: int
+    placed: str
+    fullest_over_mean: float
+    leaving_rank: float
+    leaving_node: float
+    replicas: float
+    slowdown: float
+
+
 class TrainingEstimate(Record):
     """Time, memory, energy and cost of one training step; `interval_level` says how sure the interval is."""
 
@@ -101,10 +118,25 @@ class TrainingEstimate(Record):
     carbon_kg_per_mtok: float
     accelerator_w_by_term: dict[str, float]
     run: dict[str, float] | None = None
+    experts: UnevenExperts | None = None
     terms: tuple[Term, ...]
     warnings: tuple[Warned, ...] = ()
     notes: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
+
+
+def uneven_experts(routing: ExpertRouting, ep: int, slowdown: float) -> UnevenExperts:
+    """The record of a routing at one expert parallelism."""
+    uneven = routing.at(float(ep))
+    return UnevenExperts(
+        ep=ep,
+        placed=routing.placed(ep),
+        fullest_over_mean=uneven.fullest,
+        leaving_rank=uneven.leaving,
+        leaving_node=uneven.far,
+        replicas=uneven.replicas,
+        slowdown=slowdown,
+    )
 
 
 def term_of(node: Node) -> Term:

@@ -64,10 +64,12 @@ class ScaleOut:
         self._in_network = in_network
         self._torus = torus
 
-    def busy(self, operation: str, n_bytes: Number, ranks: Number, crossings: list[Crossing]) -> Number:
+    def busy(
+        self, operation: str, n_bytes: Number, ranks: Number, crossings: list[Crossing], outward: Number = 1.0
+    ) -> Number:
         """Seconds that the slowest tier works."""
         if operation == "all_to_all":
-            return self._all_to_all_across(n_bytes, ranks, crossings, 0.0, 0.0)
+            return self._all_to_all_across(n_bytes, ranks, crossings, 0.0, 0.0, outward)
         return LAWS[operation](n_bytes, ranks, 0.0, 0.0, self._ring_byte_per_s(crossings))
 
     def times(
@@ -78,13 +80,14 @@ class ScaleOut:
         stride: Number,
         algorithm: str,
         crossings: list[Crossing],
+        outward: Number = 1.0,
     ) -> dict[str, Number]:
-        """Seconds by algorithm."""
+        """Seconds by algorithm; `outward` as in `Links.collective`."""
         launch_s = plain(self._efficiency.network.launch_s)
         times: dict[str, Number] = {}
         if operation == "all_to_all":
             step_s = _mean_step(crossings)
-            times["direct"] = self._all_to_all_across(n_bytes, ranks, crossings, launch_s, step_s)
+            times["direct"] = self._all_to_all_across(n_bytes, ranks, crossings, launch_s, step_s, outward)
         elif algorithm == "halving_doubling":
             times[algorithm] = launch_s + self._levels(halving_doubling_time, n_bytes, ranks, crossings)
         elif algorithm == "hierarchical":
@@ -164,15 +167,16 @@ class ScaleOut:
         return slowest
 
     def _all_to_all_across(
-        self, n_bytes: Number, ranks: Number, crossings: list[Crossing], launch_s: Number, step_s: Number
-    ) -> Number:
+        self, n_bytes: Number, ranks: Number, crossings: list[Crossing], launch_s: Number, step_s: Number,
+        outward: Number,
+    ) -> Number:  # fmt: skip
         """Every tier carries the shares that leave its domains; the slowest sets the pace."""
         inner = self._inner_byte_per_s
         seconds: Number = 0.0
         first = crossings[0].domains
         for position, crossing in enumerate(crossings):
             inside = where(crossing.crosses, crossing.members, ranks)
-            own_link = minimum(inner, self._efficiency.network.link_efficiency * crossing.byte_per_s)
+            own_link = minimum(inner, self._efficiency.network.link_efficiency * crossing.byte_per_s) / outward
             # Peers in the innermost domain load the innermost link alone, and a wait is counted once.
             below = math.inf if position else inner
             each_s = step_s * (first - 1) / maximum(crossing.domains - 1, 1) if position else step_s

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from perfmodel.ops import maximum
 from perfmodel.predict.cost import Number
+from perfmodel.predict.imbalance import EVEN, ExpertRouting, Unevenness
 from perfmodel.specs.architecture import Architecture
 from perfmodel.specs.blocks import LayerKind, Product
 
@@ -16,7 +17,8 @@ __all__ = ["Share"]
 class Share:
     """Degrees that cut a layer, and the sequences that a micro-batch brings; numbers may be arrays.
 
-    `document_len` [tokens] is the length of the documents packed into a sequence, None: one fills it.
+    `document_len` [tokens] is the length of the documents packed into a sequence, None: one fills it; `routing` says
+    how uneven experts are, None: not at all.
     """
 
     micro_batch: Number
@@ -27,6 +29,7 @@ class Share:
     etp: Number = 1.0
     sequence_parallel: bool = False
     document_len: float | None = None
+    routing: ExpertRouting | None = None
 
     @property
     def tokens(self) -> Number:
@@ -40,11 +43,17 @@ class Share:
 
     @property
     def expert_tokens(self) -> Number:
-        """Tokens whose routed copies one expert-parallel rank works on, under balanced routing.
+        """Tokens whose routed copies the fullest expert-parallel rank works on.
 
         The tokens of a tensor-parallel group are spread over it; expert-tensor-parallel ranks work on the same copies.
         """
-        return self.tokens / self.tp * self.etp
+        fair = self.tokens / self.tp * self.etp
+        return fair if self.routing is None else fair * self.uneven.fullest
+
+    @property
+    def uneven(self) -> Unevenness:
+        """How uneven experts are at this expert parallelism."""
+        return EVEN if self.routing is None else self.routing.at(self.ep)
 
     def rows(self, product: Product) -> Number:
         """Rows of a product that no expert owns."""

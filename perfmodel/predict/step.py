@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,6 +17,7 @@ from perfmodel.predict.data_parallel import DataParallel, Windows
 from perfmodel.predict.degrees import Degrees
 from perfmodel.predict.exchanges import EXCHANGES, hidden_exchange
 from perfmodel.predict.host import Host
+from perfmodel.predict.imbalance import ExpertRouting
 from perfmodel.predict.kernels import Kernels
 from perfmodel.predict.kinds import bottleneck_parts
 from perfmodel.predict.layer import Layer, Turn, added, layer, matmul_gradients, summed
@@ -95,7 +97,7 @@ class StepModel:
     """Prices steps of one model on one cluster with one software generation and precision.
 
     `trainable` says which weights learn, `document_len` [tokens] how long the documents packed into a sequence are,
-    `steady` whether clocks have settled under the load.
+    `steady` whether clocks have settled under the load, `routing` how uneven experts are (None: not at all).
     """
 
     def __init__(
@@ -110,9 +112,11 @@ class StepModel:
         trainable: str = "all",
         document_len: float | None = None,
         steady: bool = True,
+        routing: ExpertRouting | None = None,
     ) -> None:
         self.model, self.cluster, self.software, self.efficiency = model, cluster, software, efficiency
         self.dtype, self.optimizer, self.document_len, self.steady = dtype, optimizer, document_len, steady
+        self.routing = routing
         self.trainable = trainable_of(trainable, model)
         self.kernels = Kernels(cluster.accelerator, efficiency, dtype, steady=steady, casts_apart=True)
         self.links = Links(cluster, efficiency)
@@ -140,7 +144,18 @@ class StepModel:
             trainable=self.trainable.name,
             document_len=self.document_len,
             steady=steady,
+            routing=self.routing,
         )
+
+    def balanced(self) -> StepModel:
+        """The same model with evenly loaded experts."""
+        other = copy(self)
+        other.routing = None
+        return other
+
+    def share(self, degrees: Degrees, seq_len: int) -> Share:
+        """What one rank holds of a layer under these degrees."""
+        return degrees.share(seq_len, self.document_len, self.routing)
 
     @cached_property
     def device_power(self) -> DevicePower:
@@ -169,7 +184,7 @@ class StepModel:
         without `detail`).
         """
         d = degrees
-        share = d.share(seq_len, self.document_len)
+        share = self.share(d, seq_len)
         stages = place_layers(self.model.n_layers, d.pp, d.vpp, d.stage_layers)
         n_microbatches = global_batch / (d.dp * d.micro_batch)
         weights = Weights(self.model, self.software, d, self.dtype, self.optimizer, self.trainable)

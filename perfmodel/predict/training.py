@@ -14,9 +14,17 @@ from perfmodel.formulas.cost import cost_usd, energy_kwh
 from perfmodel.predict.cost import Number
 from perfmodel.predict.degrees import Degrees
 from perfmodel.predict.emissions import Emissions, emissions_of
+from perfmodel.predict.imbalance import ExpertRouting, expert_routing
 from perfmodel.predict.layout import ParallelLayout, check_layout, make_layout
 from perfmodel.predict.matmul import matmul_format
-from perfmodel.predict.records import MemoryBytes, TrainingEstimate, Warned, term_of
+from perfmodel.predict.records import (
+    MemoryBytes,
+    TrainingEstimate,
+    UnevenExperts,
+    Warned,
+    term_of,
+    uneven_experts,
+)
 from perfmodel.predict.step import Step, StepModel
 from perfmodel.predict.uncertainty import extrapolations, interval_of, widenings
 from perfmodel.predict.weights import OPTIMIZERS
@@ -86,7 +94,10 @@ class TrainingTask:
             "trainable": self.trainable,
             "mean_seq_len": self.mean_seq_len,
             "packing": self.packing,
-        } | self.emissions.request()
+            **dict.fromkeys(("expert_imbalance", "expert_loads", "expert_placement")),
+            **(self.steps.routing.request if self.steps.routing else {}),
+            **self.emissions.request(),
+        }
 
     @property
     def documents(self) -> tuple[float, int]:
@@ -114,6 +125,9 @@ def training_task(
     carbon_kg_per_kwh: float | None = None,
     embodied_kg: float | None = None,
     life_years: float | None = None,
+    expert_imbalance: float | None = None,
+    expert_loads: Any = None,
+    expert_placement: Any = None,
 ) -> TrainingTask:
     """Load and check everything; raises `SpecError` and `PlanError` before any work."""
     architecture = load_model(model)
@@ -137,6 +151,7 @@ def training_task(
         optimizer=optimizer,
         trainable=trainable,
         document_len=float(mean) if mean is not None and packing == "packed" else None,
+        routing=_trained_routing(architecture, expert_imbalance, expert_loads, expert_placement),
     )
     return TrainingTask(
         model=architecture,
@@ -174,13 +189,18 @@ def estimate_training(
     carbon_kg_per_kwh: float | None = None,
     embodied_kg: float | None = None,
     life_years: float | None = None,
+    expert_imbalance: float | None = None,
+    expert_loads: Any = None,
+    expert_placement: Any = None,
 ) -> TrainingEstimate:
     """Time, memory, energy and cost of one training step of `global_batch` sequences of `seq_len` tokens.
 
     `tokens` adds the totals of a whole run. `trainable` is "all", "lora:r=R" or "qlora:r=R". Documents of
     `mean_seq_len` tokens are padded to `seq_len` each, or `packing` "packed" fills sequences with them, each attending
-    to itself; rates and utilisations then count their tokens alone. Carbon is that of a `region` (default: the world's
-    mean) or of `carbon_kg_per_kwh`; with `embodied_kg`, of making one accelerator, also its share of `life_years`.
+    to itself; rates and utilisations then count their tokens alone. Experts are loaded evenly, or as one of
+    `expert_imbalance`, `expert_loads` and `expert_placement` says (`predict.imbalance.expert_routing`). Carbon is that
+    of a `region` (default: the world's mean) or of `carbon_kg_per_kwh`; with `embodied_kg`, of making one accelerator,
+    also its share of `life_years`.
     Raises `SpecError` for a bad description and `PlanError` for arguments that cannot run together; an estimate that
     does not fit in memory is returned with `fits=False`.
     """
@@ -200,6 +220,9 @@ def estimate_training(
         carbon_kg_per_kwh=carbon_kg_per_kwh,
         embodied_kg=embodied_kg,
         life_years=life_years,
+        expert_imbalance=expert_imbalance,
+        expert_loads=expert_loads,
+        expert_placement=expert_placement,
     )
     chosen = make_layout(layout)
     check_layout(chosen, task.model, task.cluster, task.global_batch, task.seq_len)
@@ -298,11 +321,33 @@ def describe(task: TrainingTask, layout: ParallelLayout, step: Step) -> Training
         carbon_kg_per_mtok=carbon / (documents * length) * 1e6,
         accelerator_w_by_term=step.watts_by_term(power),
         run=_run(task, tokens_per_s, seconds, energy, cost, carbon),
+        experts=_uneven_experts(task, layout, seconds),
         terms=term_of(step.tree).children,
         warnings=warnings,
         notes=(*task.notes, *power.notes),
         sources=_sources(task),
     )
+
+
+def _trained_routing(model: Architecture, *given: Any) -> ExpertRouting | None:
+    """Unevenness of a step; a placement with replicas is for serving."""
+    routing = expert_routing(model, *given)
+    if routing is not None and routing.placement is not None and routing.placement.slots != model.n_experts:
+        raise PlanError(
+            f"expert_placement: {routing.placement.slots} slots for the {model.n_experts} experts of {model.id}: "
+            "replicas would sum their gradients, which is not priced in training; plan with as many slots as experts"
+        )
+    return routing
+
+
+def _uneven_experts(task: TrainingTask, layout: ParallelLayout, seconds: float) -> UnevenExperts | None:
+    """What the step waits for the fullest rank of experts; None where routing is balanced."""
+    routing = task.steps.routing
+    if routing is None:
+        return None
+    steps = as_laid_out(task.steps.balanced(), layout)
+    balanced = steps.price(degrees_of(layout, task.model.n_layers), task.global_batch, task.seq_len, detail=False)
+    return uneven_experts(routing, layout.ep, seconds / float(balanced.seconds))
 
 
 def _memory(task: TrainingTask, step: Step) -> MemoryBytes:

@@ -20,6 +20,8 @@ __all__ = ["checked_load", "checked_transitions", "generated_load", "generated_t
 Floats = NDArray[np.float64]
 _KEYS = ("load", "logical_count", "expert_load", "weight", "weights", "physical_to_logical_load")
 _LARGEST = 1e15
+_DRAWN = "generated:"
+_DRAWS = ("tokens", "experts_per_token", "spread", "spread_deviation", "seed", "concentration")
 
 
 def load_expert_load(path: str | Path) -> dict[str, Floats]:
@@ -27,8 +29,11 @@ def load_expert_load(path: str | Path) -> dict[str, Floats]:
 
     CSV: one layer a line, or columns layer, expert, tokens. NPZ and JSON: `load` (and `transitions`), the arrays of a
     vLLM or SGLang dump (`expert_load`, `logical_count`; leading axes of steps and ranks are summed), or a bare array.
-    PyTorch dumps (.pt): export `logical_count` with numpy.savez first. Raises `SpecError` naming file and fault.
+    PyTorch dumps (.pt): export `logical_count` with numpy.savez first. "generated:58x256,spread=1,seed=3" draws loads,
+    with `concentration=7` transitions too. Raises `SpecError` naming file and fault.
     """
+    if str(path).startswith(_DRAWN):
+        return _drawn(str(path))
     path = Path(path)
     label = str(path)
     try:
@@ -98,6 +103,33 @@ def _finite(array: Floats, label: str, error: type[Exception]) -> None:
         raise error(
             f"{label}: {'['.join(('', *(f'{i}]' for i in at)))}: must be a number from 0 to 1e15 (got {array[at]})"
         )
+
+
+def _drawn(text: str) -> dict[str, Floats]:
+    """Loads of "generated:LAYERSxEXPERTS,KEY=X,...", keys those of `generated_load` and `generated_transitions`."""
+    shape, *pairs = text.removeprefix(_DRAWN).split(",")
+    layers, _, experts = shape.partition("x")
+    if not (layers.isdecimal() and experts.isdecimal() and int(layers) and 1 < int(experts) <= 4096):
+        raise SpecError(f"{text}: must begin with LAYERSxEXPERTS, as generated:58x256 (got {shape!r})")
+    given: dict[str, float] = {}
+    for pair in pairs:
+        key, _, value = pair.partition("=")
+        if key not in _DRAWS:
+            raise SpecError(f"{text}: {unknown_name('key', key, _DRAWS)}")
+        try:
+            given[key] = float(value)
+        except ValueError:
+            raise SpecError(f"{text}: {key}: must be a number (got {value!r})") from None
+        if not 0 <= given[key] < _LARGEST or (key not in ("spread", "spread_deviation", "seed") and not given[key]):
+            raise SpecError(f"{text}: {key}: must be a number above 0 (got {value!r})")
+    concentration, size = given.pop("concentration", None), (int(layers), int(experts))
+    whole = {key: int(given[key]) for key in ("tokens", "experts_per_token", "seed") if key in given}
+    if whole.get("experts_per_token", 8) > size[1]:
+        raise SpecError(f"{text}: experts_per_token: must be at most the {size[1]} experts (default: 8)")
+    found = {"load": generated_load(*size, **(given | whole))}  # type: ignore[arg-type]
+    if concentration is not None:
+        found["transitions"] = generated_transitions(*size, concentration=concentration, seed=whole.get("seed", 0))
+    return found
 
 
 def _from_numpy(path: Path, label: str) -> dict[str, Floats]:

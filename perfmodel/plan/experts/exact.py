@@ -11,7 +11,7 @@ from scipy.sparse import coo_matrix
 
 from perfmodel.plan.milp import LinearProgram, Solution, solve
 
-__all__ = ["PlacementProgram", "placement_program", "solved_placement"]
+__all__ = ["PlacementProgram", "RowBuilder", "placement_program", "solved_placement"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -40,7 +40,7 @@ def placement_program(loads: Floats, slots: int, ranks: int, *, duplicates: bool
     experts = len(loads)
     widest = slots - experts + 1 if duplicates else min(slots - experts + 1, ranks)
     counts = np.arange(1, widest + 1)
-    build = _Rows(experts * widest * (1 + ranks) + 1)
+    build = RowBuilder(experts * widest * (1 + ranks) + 1)
     z = np.arange(experts * widest).reshape(experts, widest)
     x = experts * widest + np.arange(experts * widest * ranks).reshape(experts, widest, ranks)
     fullest = experts * widest * (1 + ranks)
@@ -86,7 +86,7 @@ def solved_placement(
     return (None if found.values is None else model.slots_of(found)), scaled
 
 
-class _Rows:
+class RowBuilder:
     """Rows of a program, gathered one at a time."""
 
     def __init__(self, columns: int) -> None:

@@ -14,6 +14,8 @@ from perfmodel._version import __version__
 from perfmodel.plan.experts.budget import Budget
 from perfmodel.plan.experts.counts import replica_count_bound
 from perfmodel.plan.experts.groups import balanced_groups
+from perfmodel.plan.experts.joint import exchanged
+from perfmodel.plan.experts.moetuner import even_clusters, named_ranks
 from perfmodel.plan.experts.moves import laid_over, moved, relieved
 from perfmodel.plan.experts.pool import Pool, Search, Settings, balanced_pool
 from perfmodel.plan.experts.records import (
@@ -33,6 +35,8 @@ __all__ = ["OBJECTIVES", "plan_experts", "stale_load"]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 _PROVEN, _ASK_BELOW = 1e-9, 5e-4
+_SMALL, _SMALL_PAIRS, _NODES = 128, 600, 200
+"""Up to so many choices MoETuner's programs are solved, in so many nodes."""
 MOETUNER_EXCHANGE_SHARE = 0.357
 
 
@@ -66,7 +70,8 @@ def plan_experts(
 
     `objective` "balance" makes the fullest rank least, "traffic" the tokens that change rank between layers
     (`transitions[layer][i][j]`, shares), "both" the time of a layer, of which dispatch and combine take
-    `exchange_share` when balanced and unplaced (MoETuner's measurement by default). `groups` equal runs of experts
+    `exchange_share` when balanced and unplaced (MoETuner's measurement by default); with a `cluster` its links say what
+    copies cost that change rank or node. `groups` equal runs of experts
     each stay on one node. `slots` defaults to one an expert, rounded up to the ranks. `duplicates` allows replicas of
     one expert on one rank. With `previous` (slot_expert of a running plan) ranks are named for few moves, and each
     layer weighs a moved share of its slots at `move_cost` in units of load over the mean. `work_limit` counts packings
@@ -144,6 +149,9 @@ def _candidates(task: ExpertTask, pools: list[Pool], budget: Budget) -> tuple[li
             chain = chained(task.flow, task.ranks, task.nodes, budget)
             exact = chain.optimal
             found.append((chain.method, chain.experts))
+            if task.objective == "both":
+                starts = [experts for _, experts in found] + _two_programs(task, budget)
+                found += [("exchanges on the layer's time", _exchanged(task, one, budget)) for one in starts]
     if task.previous is not None:
         found = [(name, _over(task, experts)) for name, experts in found]
         found += [("as it is", task.previous), ("as it is, relieved by exchanges", _relieved(task))]
@@ -151,6 +159,44 @@ def _candidates(task: ExpertTask, pools: list[Pool], budget: Budget) -> tuple[li
         if task.move_cost > 0 and task.objective == "balance":
             found.append(("layer by layer, the better of these", _mixed(task, [experts for _, experts in found])))
     return [_candidate(task, name, experts) for name, experts in found], exact
+
+
+def _exchanged(task: ExpertTask, experts: Ints, budget: Budget) -> Ints:
+    assert task.flow is not None
+    return exchanged(experts, task.load, task.flow, task.nodes, task.layer_time, budget, grouped=False)
+
+
+def _two_programs(task: ExpertTask, budget: Budget) -> list[Ints]:
+    """MoETuner's placement, where its programs are small."""
+    layers, experts = task.load.shape
+    if (
+        task.flow is None
+        or task.ranks < 2
+        or experts * task.ranks > _SMALL
+        or (layers - 1) * task.ranks**4 > _SMALL_PAIRS
+    ):
+        return []
+    clusters = []
+    for load in task.load:
+        if not budget.spend():
+            return []
+        cluster, _ = even_clusters(load, task.ranks, work_limit=_NODES)
+        if cluster is None:
+            return []
+        clusters.append(np.argsort(cluster, kind="stable").reshape(task.ranks, -1))
+    member = np.zeros((layers, experts, task.ranks))
+    for layer, parts in enumerate(clusters):
+        for part, held in enumerate(parts):
+            member[layer, held, part] = 1.0
+    between = np.einsum("lei,lef,lfj->lij", member[:-1], task.flow, member[1:])
+    at = np.arange(task.ranks) // (task.ranks // task.nodes)
+    near, far = task.links or (1.0, 1.0)
+    speed = np.where(at[:, None] == at[None], 1.0, far / near)
+    np.fill_diagonal(speed, np.inf)
+    ranks, _ = named_ranks(between, speed, work_limit=_NODES) if budget.spend() else (None, None)
+    if ranks is None:
+        return []
+    return [np.array([parts[np.argsort(order)] for parts, order in zip(clusters, ranks, strict=True)])]
 
 
 def _allowed(task: ExpertTask, experts: Ints) -> bool:
@@ -222,8 +268,7 @@ def _bound(task: ExpertTask, pools: list[Pool], exact_traffic: bool, best: Outco
         crossing = 1 - stay_bound(task.flow, task.slots_per_rank)
     if task.objective == "traffic":
         return crossing, "each step alone, experts matched to as many followers as a rank holds"
-    share = task.exchange_share
-    return balance * (1 - share + share * crossing), "bounds of balance and of traffic together"
+    return task.least_time(balance, crossing), "bounds of balance and of traffic together"
 
 
 def _written(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from perfmodel.plan.experts.budget import Budget
 from perfmodel.plan.experts.counts import greedy_counts, replica_count_bound
 from perfmodel.plan.experts.exact import solved_placement
+from perfmodel.plan.experts.hottest import FEW_RANKS, hottest_bound
 from perfmodel.plan.experts.packing import packed, rank_loads
 from perfmodel.plan.experts.pairs import searched_pairs
 from perfmodel.plan.experts.relaxation import replica_choice
@@ -26,6 +27,8 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 _PROVEN = 1e-9
 _LIGHT_ROUNDS, _FEW_SPARE = 60, 8
+_PAIRS_ENOUGH = 4e-3
+"""Two slots a rank: the last half of a gap takes half of the programs, and hardly moves the plan."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,8 @@ def balanced_pool(loads: Floats, slots: int, ranks: int, search: Search) -> Pool
     Cheap first: counts of least largest replica, packed and exchanged; then counts from the replica-size relaxation,
     whose infeasible targets raise the bound; then, in small pools, the exact program.
     """
+    if slots == 2 * ranks and not is_small(len(loads), slots, ranks, search.settings):
+        search = replace(search, settings=replace(search.settings, enough=max(search.settings.enough, _PAIRS_ENOUGH)))
     settings = search.settings
     most = slots if settings.duplicates else ranks
     bound = replica_count_bound(loads, slots, ranks, most)
@@ -81,12 +86,16 @@ def balanced_pool(loads: Floats, slots: int, ranks: int, search: Search) -> Pool
     plan = _with(Pool(placed, np.inf, bound, "replica count"), placed, loads)
     if slots == ranks or plan.optimal or plan.fullest <= search.target:
         return plan
+    if ranks <= FEW_RANKS and not settings.duplicates and not is_small(len(loads), slots, ranks, settings):
+        plan = _of_hottest(plan, loads, slots, ranks, most, search)
     if slots == 2 * ranks and search.budget.spend():
         plan = _attempted(plan, greedy_counts(loads, slots, most), loads, ranks, most, plan.bound, settings)
     elif search.budget.spend():
         plan = _spread(plan, loads, slots, ranks, most, search)
     small = _small(plan, loads, slots, ranks, search)
-    return small or _narrowed(plan, loads, slots, ranks, most, search)
+    if small is not None:
+        return small
+    return _narrowed(plan, loads, slots, ranks, most, search)
 
 
 def is_small(experts: int, slots: int, ranks: int, settings: Settings) -> bool:
@@ -127,6 +136,20 @@ def _attempted(
     sizes = loads / counts
     found = packed(counts, sizes, ranks, duplicates=settings.duplicates, rounds=settings.rounds, target=target)
     return plan if found is None else _with(plan, found, loads)
+
+
+def _of_hottest(plan: Pool, loads: Floats, slots: int, ranks: int, most: int, search: Search) -> Pool:
+    """The bound of placing the hottest first, and the counts that come near it, packed."""
+    settings = search.settings
+    enough = max(plan.bound * (1 + settings.enough), search.target)
+    if plan.fullest <= enough or not search.budget.spend():
+        return plan
+    found = hottest_bound(loads, slots, ranks, plan.bound, plan.fullest)
+    if found.bound > plan.bound:
+        plan = Pool(plan.experts, plan.fullest, min(found.bound, plan.fullest), "hottest placed")
+    if plan.fullest > plan.bound * (1 + settings.enough):
+        plan = _attempted(plan, found.counts, loads, ranks, most, plan.bound, settings)
+    return plan
 
 
 def _narrowed(plan: Pool, loads: Floats, slots: int, ranks: int, most: int, search: Search) -> Pool:

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from perfmodel.errors import OutOfRangeError, PlanError, unknown_name
 from perfmodel.formulas.moe import imbalanced_layer_time
+from perfmodel.formulas.moe_exchange import placed_exchange_share
 from perfmodel.plan.experts.traffic import crossings
+from perfmodel.predict.scale_out import carrying_tiers
 from perfmodel.specs.cluster import Cluster, load_cluster
 from perfmodel.specs.expert_load import checked_load, checked_transitions
 
@@ -51,6 +53,8 @@ class ExpertTask:
     work_limit: int | None
     time_limit_s: float | None
     cluster: str | None
+    links: tuple[float, float] | None = None
+    """Bytes a second of a rank's link inside its node and out of it, where a cluster is given."""
     progress: Callable[[int, int], None] | None = field(default=None, compare=False)
 
     @property
@@ -91,9 +95,29 @@ class ExpertTask:
         on_nodes = on_ranks.reshape(len(on_ranks), self.nodes, -1).sum(axis=2)
         cross_rank, cross_node = self._crossings(shares, on_ranks, on_nodes)
         fullest = _over_mean(on_ranks)
-        share = self.exchange_share
-        times = imbalanced_layer_time(1 - share, share, fullest, cross_rank)
-        return Outcome(fullest, _over_mean(on_nodes), cross_rank, cross_node, float(np.mean(times)))
+        return Outcome(
+            fullest, _over_mean(on_nodes), cross_rank, cross_node,
+            float(np.mean(self.layer_time(fullest, cross_rank, cross_node))),
+        )  # fmt: skip
+
+    def layer_time(self, fullest: Any, cross_rank: Any, cross_node: Any) -> Any:
+        """Time of a layer over that of a balanced, unplaced one; arrays broadcast.
+
+        Without a cluster an exchange takes as long as copies change rank, with one as long as its slower link works.
+        """
+        crossing = cross_rank
+        if self.links is not None and self.ranks > 1:
+            crossing = placed_exchange_share(
+                cross_rank - cross_node, cross_node, self.ranks, self.ranks // self.nodes, *self.links
+            )  # fmt: skip
+        return imbalanced_layer_time(1 - self.exchange_share, self.exchange_share, fullest, crossing)
+
+    def least_time(self, fullest: float, crossing: float) -> float:
+        """No placement of this tail and this share of crossing copies is faster: the links share them best."""
+        far = 0.0
+        if self.links is not None and self.nodes > 1:
+            far = crossing * self.links[1] / sum(self.links)
+        return float(self.layer_time(fullest, crossing, far))
 
     def _crossings(self, shares: Floats, on_ranks: Floats, on_nodes: Floats) -> tuple[float, float]:
         if len(shares) == 1:  # nothing comes after the only layer: a token's next rank is drawn anew
@@ -173,8 +197,15 @@ def expert_task(
     before = None if previous is None else _previous(previous, loads.shape, slots, ranks)
     return ExpertTask(
         loads, flow, ranks, nodes, slots, groups, objective, bool(duplicates), before, float(move_cost),
-        float(exchange_share), work_limit, time_limit_s, None if machine is None else machine.id, progress,
+        float(exchange_share), work_limit, time_limit_s, None if machine is None else machine.id,
+        None if machine is None else _links(machine), progress,
     )  # fmt: skip
+
+
+def _links(machine: Cluster) -> tuple[float, float]:
+    """What a rank's link carries inside its node and out of it [B/s]."""
+    tiers = carrying_tiers(machine)
+    return tiers[0].byte_per_s, tiers[min(1, len(tiers) - 1)].byte_per_s
 
 
 def _previous(previous: Any, shape: tuple[int, ...], slots: int, ranks: int) -> Ints:

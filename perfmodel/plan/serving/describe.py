@@ -39,7 +39,7 @@ def estimate_of(question: ServingQuestion, one: Candidate, engines: int) -> Serv
     return estimate_serving(
         question.model, machine, layout=layout, workload=workload, slo=question.slo,
         weights=one.precisions.weights, kv_cache=one.precisions.kv_cache, software=question.software,
-        **question.carbon,
+        **question.carbon, **(question.routing.request if question.routing else {}),
     )  # fmt: skip
 
 

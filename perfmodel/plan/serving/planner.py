@@ -50,6 +50,9 @@ def plan_serving(
     traffic_factor: float = 1.0,
     beside: Sequence[Any] = (),
     top: int = 8,
+    expert_imbalance: float | None = None,
+    expert_loads: Any = None,
+    expert_placement: Any = None,
 ) -> ServingPlan:
     """The deployment of least `objective` that serves `workload` within `slo`: which engines, how many, how cut.
 
@@ -59,6 +62,7 @@ def plan_serving(
     draw at the meter, `max_usd_per_hour` the price. `weights` and `kv_cache` are precisions
     to choose from (default: 16 bits, and fp8 where the hardware multiplies it). The plan holds with `redundancy`
     replicas lost and at `traffic_factor` times the rate; models `beside` stay resident on the same accelerators.
+    Experts are loaded evenly, or as one of `expert_imbalance`, `expert_loads` and `expert_placement` says.
     Raises `SpecError` and `PlanError`; where nothing keeps the limits the plan says so.
     """
     question = question_of(
@@ -66,6 +70,7 @@ def plan_serving(
         modes=modes, max_accelerators=max_accelerators, max_watts=max_watts, max_usd_per_hour=max_usd_per_hour,
         region=region, carbon_kg_per_kwh=carbon_kg_per_kwh, embodied_kg=embodied_kg, life_years=life_years,
         memory_margin=memory_margin, redundancy=redundancy, traffic_factor=traffic_factor, beside=beside, top=top,
+        expert_imbalance=expert_imbalance, expert_loads=expert_loads, expert_placement=expert_placement,
     )  # fmt: skip
     engines = question.candidates.engines
     if not engines:

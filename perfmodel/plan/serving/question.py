@@ -10,6 +10,7 @@ from typing import Any
 from perfmodel.errors import OutOfRangeError, PlanError, unknown_name
 from perfmodel.plan.serving.space import Candidates, candidates_of
 from perfmodel.predict.emissions import Emissions, emissions_of
+from perfmodel.predict.imbalance import ExpertRouting, expert_routing
 from perfmodel.predict.serving.demand import demand_of
 from perfmodel.specs.architecture import Architecture
 from perfmodel.specs.cluster import Cluster, cluster_reference, load_cluster
@@ -22,6 +23,7 @@ __all__ = ["MODES", "MOST_IN_AN_ENGINE", "OBJECTIVES", "Limits", "ServingQuestio
 
 OBJECTIVES = ("cost", "energy", "carbon", "throughput")
 MODES = ("aggregated", "disaggregated")
+_ROUTING = ("expert_imbalance", "expert_loads", "expert_placement")
 MOST_IN_AN_ENGINE = 32
 
 
@@ -58,6 +60,7 @@ class ServingQuestion:
     """The keywords of an estimate that say whose carbon; `emissions` is what they mean."""
     emissions: Emissions
     limits: Limits
+    routing: ExpertRouting | None = None
 
     @property
     def tokens_per_s(self) -> float:
@@ -108,6 +111,7 @@ def question_of(model: Any, cluster: Any, workload: Any, slo: Any, **given: Any)
     clusters = tuple(load_cluster(one) for one in (cluster if isinstance(cluster, (list, tuple)) else [cluster]))
     if not clusters:
         raise PlanError("cluster: give at least one")
+    routing = expert_routing(architecture, *(given[name] for name in _ROUTING))
     others = tuple(load_model(one) for one in given["beside"])
     stack = load_serving_software(given["software"])
     prompt, answer = workload.prompts.mean, workload.outputs.mean
@@ -116,7 +120,7 @@ def question_of(model: Any, cluster: Any, workload: Any, slo: Any, **given: Any)
         architecture, clusters, stack, (math.ceil(prompt) + math.ceil(answer), demand.kv_len),
         weights=_choices(given["weights"]), kv_cache=_choices(given["kv_cache"]),
         most=min(given["max_accelerators"] or MOST_IN_AN_ENGINE, MOST_IN_AN_ENGINE),
-        memory_margin=float(margin), beside=others,
+        memory_margin=float(margin), beside=others, routing=routing,
     )  # fmt: skip
     machines = [cluster_reference(one) for one in clusters]
     kept = given | {
@@ -125,11 +129,12 @@ def question_of(model: Any, cluster: Any, workload: Any, slo: Any, **given: Any)
         "software": reference("software", stack), "slo": limits.model_dump(mode="json"),
         "workload": workload.model_dump(mode="json"), "weights": _listed(given["weights"]),
         "kv_cache": _listed(given["kv_cache"]), **emissions.request(),
+        **(routing.request if routing else {}),
     }  # fmt: skip
     return ServingQuestion(
         architecture, clusters, stack, workload, limits, given["objective"], modes, (rate or 0.0) * float(factor),
         int(spare), given["max_accelerators"], kept, candidates, carbon, emissions,
-        Limits(given["max_watts"], given["max_usd_per_hour"]),
+        Limits(given["max_watts"], given["max_usd_per_hour"]), routing,
     )  # fmt: skip
 
 
@@ -138,7 +143,9 @@ def unrestricted(question: ServingQuestion, most: int | None = None) -> Candidat
     workload, demand = question.workload, demand_of(question.workload)
     lengths = (math.ceil(workload.prompts.mean) + math.ceil(workload.outputs.mean), demand.kv_len)
     allowed = most or min(question.most or MOST_IN_AN_ENGINE, MOST_IN_AN_ENGINE)
-    return candidates_of(question.model, question.clusters, question.software, lengths, most=allowed)
+    return candidates_of(
+        question.model, question.clusters, question.software, lengths, most=allowed, routing=question.routing
+    )
 
 
 def _names(key: str, given: Sequence[str] | str, known: tuple[str, ...]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from perfmodel.errors import PerfModelError
+from perfmodel.predict.imbalance import ExpertRouting
 from perfmodel.predict.layout import ParallelLayout
 from perfmodel.predict.serving.engine import Engine
 from perfmodel.predict.serving.memory import ServingMemory, weights_per_rank
@@ -97,13 +98,15 @@ def candidates_of(
     most: int | None = None,
     memory_margin: float = 0.0,
     beside: Sequence[Architecture] = (),
+    routing: ExpertRouting | None = None,
 ) -> Candidates:
     """Engines of at most `most` accelerators that hold the model, a request of mean `lengths`, and what is `beside`.
 
     `lengths` [tokens] are the whole of a mean request and what a running answer holds on average; `memory_margin` [1]
-    of the capacity stays free; weights of models `beside` stay resident on the same accelerators.
+    of the capacity stays free; weights of models `beside` stay resident on the same accelerators. `routing` says how
+    uneven experts are; the ranks of a placement are among the degrees tried.
     """
-    asked = (model, clusters, software, lengths, weights, kv_cache, most, memory_margin, beside)
+    asked = (model, clusters, software, lengths, weights, kv_cache, most, memory_margin, beside, routing)
     found = _candidates(*asked, TENSOR, PIPELINE)
     return found if found.engines else _candidates(*asked, WIDE_TENSOR, WIDE_PIPELINE)
 
@@ -111,32 +114,33 @@ def candidates_of(
 def _candidates(
     model: Architecture, clusters: Sequence[Cluster], software: ServingSoftware, lengths: tuple[float, float],
     weights: Sequence[str] | None, kv_cache: Sequence[str] | None, most: int | None, memory_margin: float,
-    beside: Sequence[Architecture], tensor: Sequence[int], pipeline: Sequence[int],
+    beside: Sequence[Architecture], routing: ExpertRouting | None, tensor: Sequence[int], pipeline: Sequence[int],
 ) -> Candidates:  # fmt: skip
     pruned: Counter[str] = Counter()
     engines, least = [], np.inf
     for cluster in clusters:
         efficiency = cluster.accelerator.kernel_constants()
-        for layout in _layouts(model, cluster, tensor, pipeline):
+        for layout in _layouts(model, cluster, tensor, pipeline, routing):
             machine = cluster.model_copy(update={"accelerators": max(layout.accelerators, cluster.accelerators)})
             if layout.accelerators > (most or layout.accelerators):
                 pruned[SIZE_RULE] += 1
                 continue
-            if not _cuts(model, machine, layout):
+            if not _cuts(model, machine, layout, routing):
                 pruned[SHAPE_RULE] += 1
                 continue
             for pair in choices_of(cluster, weights, kv_cache):
                 precisions = make_precisions(pair[0], None, pair[1])
                 capacity = float(cluster.accelerator.capacity_bytes) * (1.0 - memory_margin)
                 others = sum(weights_per_rank(other, layout, precisions) for other in beside)
-                memory = ServingMemory(model, software, layout, precisions, capacity - others)
+                replicas = 1.0 if routing is None else routing.at(float(layout.ep)).replicas
+                memory = ServingMemory(model, software, layout, precisions, capacity - others, replicas)
                 least = min(least, memory.weights + others)
                 blocks = float(memory.blocks(*_peak(software, lengths[0])))
                 if float(memory.concurrency(blocks, lengths[0])) < 1.0:
                     pruned[MEMORY_RULE] += 1
                     continue
                 try:
-                    engine = Engine(model, machine, efficiency, software, layout, precisions)
+                    engine = Engine(model, machine, efficiency, software, layout, precisions, routing)
                 except PerfModelError:
                     pruned[KERNEL_RULE] += 1
                     continue
@@ -147,8 +151,9 @@ def _candidates(
 
 
 def _layouts(
-    model: Architecture, cluster: Cluster, tensor: Sequence[int], pipeline: Sequence[int]
-) -> Iterator[ParallelLayout]:
+    model: Architecture, cluster: Cluster, tensor: Sequence[int], pipeline: Sequence[int],
+    routing: ExpertRouting | None,
+) -> Iterator[ParallelLayout]:  # fmt: skip
     domain = cluster.tiers[0].domain_accelerators or cluster.accelerators_per_node
     for tp in tensor:
         for pp in pipeline:
@@ -157,13 +162,15 @@ def _layouts(
                 if model.experts is not None and tp > 1:
                     yield ParallelLayout(tp=tp, pp=pp, ep=tp, sequence_parallel=False)
         if model.experts is not None:
-            for groups in GROUPS:
+            placed = routing.placement.ranks if routing is not None and routing.placement is not None else tp
+            own = (placed // tp,) if placed % tp == 0 and placed > tp else ()
+            for groups in sorted({*GROUPS, *own}):
                 yield ParallelLayout(tp=tp, dp=groups, ep=tp * groups, attention_dp=groups, sequence_parallel=False)
 
 
-def _cuts(model: Architecture, cluster: Cluster, layout: ParallelLayout) -> bool:
+def _cuts(model: Architecture, cluster: Cluster, layout: ParallelLayout, routing: ExpertRouting | None) -> bool:
     try:
-        check_serving_layout(layout, model, cluster)
+        check_serving_layout(layout, model, cluster, routing)
     except PerfModelError:
         return False
     return True

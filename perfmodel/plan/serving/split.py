@@ -147,4 +147,6 @@ def _role(one: Candidate, count: int, batch: int | None) -> dict[str, Any]:
         "kv_cache": one.precisions.kv_cache,
         "software": one.engine.software,
     }
+    if one.engine.routing is not None:
+        role |= one.engine.routing.request
     return role if batch is None else role | {"batch": max(1, batch)}

@@ -394,6 +394,7 @@ def _role_request(pool: Pool) -> dict[str, Any]:
         "dual_batch": pool.dual_batch,
         "acceptance": None if speculation is None else speculation.acceptance,
         "draft_tokens": None if speculation is None else speculation.draft_tokens,
+        **(pool.routing.request if pool.routing else {}),
     }
 
 

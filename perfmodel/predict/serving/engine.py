@@ -11,6 +11,7 @@ from perfmodel.ops import minimum
 from perfmodel.predict.communication import Links
 from perfmodel.predict.cost import Cost, Node, Number, total
 from perfmodel.predict.grouped import GroupedMatmul
+from perfmodel.predict.imbalance import EVEN, ExpertRouting
 from perfmodel.predict.kernels import Kernels
 from perfmodel.predict.layout import ParallelLayout
 from perfmodel.predict.power import DevicePower, device_power_of
@@ -35,12 +36,12 @@ class Engine:
     """One replica: a model on `tp * pp` accelerators under one serving software.
 
     With `attention_dp` groups the engine spans that many times as many; loads and costs are those of one group, whose
-    experts' ranks also work for the others.
+    experts' ranks also work for the others. `routing` says how uneven experts are (None: not at all).
     """
 
     def __init__(
         self, model: Architecture, cluster: Cluster, efficiency: Efficiency, software: ServingSoftware,
-        layout: ParallelLayout, precisions: Precisions,
+        layout: ParallelLayout, precisions: Precisions, routing: ExpertRouting | None = None,
     ) -> None:  # fmt: skip
         accelerator = cluster.accelerator
         own = efficiency.inside(software.framework) if software.framework else efficiency
@@ -48,7 +49,8 @@ class Engine:
         self.model, self.software, self.layout, self.precisions = model, software, layout, precisions
         self.kernels = Kernels(accelerator, own, precisions.product, steady=True, casts_apart=True)
         self.links = Links(cluster if software.in_network else _without_switch_sums(cluster), efficiency)
-        self.share = ServingShare.of(layout)
+        self.share = ServingShare.of(layout, routing)
+        self.routing = routing
         self.layers = LayerModel(
             model, self.kernels, RowKernels(accelerator, efficiency, vector_elements=software.vector_elements),
             _experts(model, cluster, efficiency, precisions),
@@ -67,6 +69,14 @@ class Engine:
         chosen = None if experts is None else float(experts.experts_per_token)
         other = Engine.__new__(Engine)
         other.__dict__ |= self.__dict__ | {"layers": replace(self.layers, chosen_experts=chosen)}
+        return other
+
+    def balanced(self) -> Engine:
+        """The same engine with evenly loaded experts, one copy of each."""
+        other = Engine.__new__(Engine)
+        share = replace(self.share, uneven=EVEN)
+        own = {"share": share, "layers": replace(self.layers, share=share), "routing": None}
+        other.__dict__ |= self.__dict__ | own
         return other
 
     def prefill(self, prompts: Number, prompt_tokens: Number, past_tokens: Number = 0.0) -> Node:

@@ -13,7 +13,7 @@ from perfmodel.formulas.cost import cost_usd_per_mtok
 from perfmodel.formulas.serving import concurrency_of_rate, mean_decode_length
 from perfmodel.predict.cost import Node
 from perfmodel.predict.layout import ParallelLayout
-from perfmodel.predict.records import Warned, term_of
+from perfmodel.predict.records import UnevenExperts, Warned, term_of, uneven_experts
 from perfmodel.predict.serving.demand import demand_of
 from perfmodel.predict.serving.draw import draw_of
 from perfmodel.predict.serving.intervals import serving_interval, serving_widenings
@@ -57,6 +57,9 @@ def estimate_serving(
     carbon_kg_per_kwh: float | None = None,
     embodied_kg: float | None = None,
     life_years: float | None = None,
+    expert_imbalance: float | None = None,
+    expert_loads: Any = None,
+    expert_placement: Any = None,
 ) -> ServingEstimate:
     """Latency, rate, memory, energy and cost of a deployment of `layout.dp` equal replicas.
 
@@ -69,8 +72,9 @@ def estimate_serving(
     load generator of a closed loop sends: "closed-loop" and "lockstep" start all slots at once and refill each ten
     times (in lockstep, prompts that came together stay so), "burst" sends every request once. Carbon is that of a
     `region` (default: the world's mean) or of `carbon_kg_per_kwh`; with `embodied_kg`, of making one accelerator, also
-    its share of `life_years`. Raises `SpecError` and `PlanError`; a deployment that does not fit is returned with
-    `fits=False`.
+    its share of `life_years`. Experts are loaded evenly, or as one of `expert_imbalance`, `expert_loads` and
+    `expert_placement` says (`predict.imbalance`). Raises `SpecError` and `PlanError`; a deployment that does not fit is
+    returned with `fits=False`.
     """
     asked = _asked(
         workload, concurrency, load, prompt_tokens=prompt_tokens, output_tokens=output_tokens,
@@ -81,7 +85,8 @@ def estimate_serving(
             model, cluster, layout=layout, concurrency=concurrency, load=load, weights=weights,
             activations=activations, kv_cache=kv_cache, batching=batching, software=software, arrivals=arrivals,
             slo=slo, region=region, carbon_kg_per_kwh=carbon_kg_per_kwh, embodied_kg=embodied_kg,
-            life_years=life_years, **asked,
+            life_years=life_years, expert_imbalance=expert_imbalance, expert_loads=expert_loads,
+            expert_placement=expert_placement, **asked,
         )
     )  # fmt: skip
 
@@ -196,6 +201,7 @@ def serving_estimate_of(task: ServingTask) -> ServingEstimate:
             cost_usd_per_mtok(float(used), float(task.cluster.accelerator_usd_per_hour), tokens_per_s)
         ),
         saturated=point.saturated,
+        experts=_uneven_experts(task, point),
         terms=tuple(
             term_of(Node(name, node.cost, None, node.children))
             for name, node in (("prefill", point.prefill), ("decode_step", point.decode))
@@ -222,6 +228,17 @@ def _attained(task: ServingTask, point: Point, requests_per_s: float) -> dict[st
         "slo_attainment": share, "goodput_requests_per_s": share * requests_per_s,
         "slo_met": share >= task.slo.percentile,
     }  # fmt: skip
+
+
+def _uneven_experts(task: ServingTask, point: Point) -> UnevenExperts | None:
+    """What a decode step of this batch waits for the fullest rank of experts; None where routing is balanced."""
+    routing = task.engine.routing
+    if routing is None:
+        return None
+    length = float(mean_decode_length(float(task.prompt_tokens), float(task.output_tokens)))
+    batch = max(point.batch, 1.0)
+    uneven, even = (float(one.decode(batch, length).cost.seconds) for one in (task.engine, task.engine.balanced()))
+    return uneven_experts(routing, task.layout.ep, uneven / even)
 
 
 def _bounds(point: Point) -> dict[str, float]:
@@ -292,7 +309,10 @@ def _request(task: ServingTask) -> dict[str, Any]:
         "dispersion": [list(row) for row in task.workload.dispersion],
         "prefix_hit": task.workload.prefix_hit,
         "slo": None if task.slo is None else task.slo.model_dump(mode="json"),
-    } | task.emissions.request()
+        **dict.fromkeys(("expert_imbalance", "expert_loads", "expert_placement")),
+        **(task.engine.routing.request if task.engine.routing else {}),
+        **task.emissions.request(),
+    }
 
 
 def _written(tokens: int | TokenCounts) -> int | dict[str, Any]:

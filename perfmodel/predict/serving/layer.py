@@ -12,6 +12,7 @@ from perfmodel.ops import maximum, minimum
 from perfmodel.predict.communication import Links
 from perfmodel.predict.cost import Cost, Number, total
 from perfmodel.predict.grouped import GroupedMatmul
+from perfmodel.predict.imbalance import expert_exchange
 from perfmodel.predict.kernels import Kernels
 from perfmodel.predict.matmul import matmul_format
 from perfmodel.predict.row_kernels import RowKernels
@@ -81,14 +82,16 @@ class LayerModel:
         alike = {} if self.chosen_experts is None else {"touched_experts": self.chosen_experts, "evenness": 1.0}
         return self.experts.ffn(
             self._rank_tokens(load), float(self.model.d_model), experts.d_ff / share.etp,
-            experts.n_experts / share.ep, float(experts.experts_per_token), self.model.gated_mlp, **alike,
+            experts.n_experts * share.uneven.replicas / share.ep, float(experts.experts_per_token),
+            self.model.gated_mlp, share.uneven.fullest, **alike,
         )  # fmt: skip
 
     def _plain_experts(self, load: Load, n: Number, k: Number) -> Cost:
         experts = self.model.experts
         assert experts is not None
-        copies = self._rank_tokens(load) * experts.experts_per_token
-        touched = expected_touched_groups(copies, experts.n_experts / self.share.ep)
+        uneven = self.share.uneven
+        copies = self._rank_tokens(load) * experts.experts_per_token * uneven.fullest
+        touched = expected_touched_groups(copies, experts.n_experts * uneven.replicas / self.share.ep)
         return self.kernels.grouped_matmul(copies / touched, n, k, touched)
 
     # Mixers
@@ -222,7 +225,7 @@ class LayerModel:
         width = _SIXTEEN_BITS * self.model.d_model
         if _used(share.ep):
             n_bytes = width * self._rank_tokens(load) * experts.experts_per_token
-            return self.links.collective("all_to_all", n_bytes, share.ep, share.etp) * 2.0
+            return expert_exchange(self.links, n_bytes, share.ep, share.etp, share.uneven) * 2.0
         if not _used(share.attention_dp):
             return Cost()
         # Every rank has a slice of every expert: it needs the tokens of all groups, and all add to the results.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from perfmodel.ops import maximum
 from perfmodel.predict.cost import Number
+from perfmodel.predict.imbalance import EVEN, ExpertRouting, Unevenness
 from perfmodel.predict.layout import ParallelLayout
 from perfmodel.specs.architecture import Architecture
 from perfmodel.specs.blocks import LayerKind, Product
@@ -44,19 +45,27 @@ class ServingShare:
     """Degrees that cut a layer; numbers may be arrays.
 
     `attention_dp` groups of `tp` ranks each keep all of attention, for sequences of their own, and share the experts:
-    `ep * etp = tp * attention_dp`. A load is that of one group, and all groups have the same.
+    `ep * etp = tp * attention_dp`. A load is that of one group, and all groups have the same. `uneven` says how far
+    experts' ranks are from it.
     """
 
     tp: Number = 1.0
     ep: Number = 1.0
     etp: Number = 1.0
     attention_dp: Number = 1.0
+    uneven: Unevenness = EVEN
 
     @classmethod
-    def of(cls, layout: ParallelLayout) -> ServingShare:
+    def of(cls, layout: ParallelLayout, routing: ExpertRouting | None = None) -> ServingShare:
         """The share of a rank in a layout; `attention_dp` of its `dp` groups form one engine."""
         ranks = layout.tp * layout.attention_dp
-        return cls(float(layout.tp), float(layout.ep), float(max(1, ranks // layout.ep)), float(layout.attention_dp))
+        return cls(
+            float(layout.tp),
+            float(layout.ep),
+            float(max(1, ranks // layout.ep)),
+            float(layout.attention_dp),
+            EVEN if routing is None else routing.at(float(layout.ep)),
+        )
 
     @property
     def expert_shards(self) -> Number:

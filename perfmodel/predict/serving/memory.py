@@ -20,8 +20,13 @@ __all__ = ["ServingMemory", "weights_per_rank"]
 _SIXTEEN_BITS, _THIRTY_TWO_BITS = 2.0, 4.0
 
 
-def weights_per_rank(model: Architecture, layout: ParallelLayout, precisions: Precisions) -> float:
-    """Bytes [B] of the weights of one rank: the products of layers in their precision, everything else in 16 bits."""
+def weights_per_rank(
+    model: Architecture, layout: ParallelLayout, precisions: Precisions, replicas: float = 1.0
+) -> float:
+    """Bytes [B] of the weights of one rank: the products of layers in their precision, everything else in 16 bits.
+
+    Every rank holds `replicas` [1] times its share of the experts.
+    """
     shards, expert_shards = float(layout.tp), float(ServingShare.of(layout).expert_shards)
     dense = experts = vectors = 0.0
     for kind, count in model.layer_groups:
@@ -31,7 +36,7 @@ def weights_per_rank(model: Architecture, layout: ParallelLayout, precisions: Pr
             else:
                 dense += count * product.params / (1.0 if product.split == "none" else shards)
         vectors += count * sum(model.layer_vectors(kind).values())
-    layers = precisions.weight_bytes * (dense + experts / expert_shards) + _SIXTEEN_BITS * vectors
+    layers = precisions.weight_bytes * (dense + replicas * experts / expert_shards) + _SIXTEEN_BITS * vectors
     ends = _SIXTEEN_BITS * (model.embedding_params + model.head_params) / shards
     return layers / layout.pp + ends / min(2, layout.pp)
 
@@ -45,11 +50,13 @@ class ServingMemory:
     layout: ParallelLayout
     precisions: Precisions
     capacity_bytes: float
+    replicas: float = 1.0
+    """Slots for experts over experts."""
 
     @property
     def weights(self) -> float:
         """Weights of the rank."""
-        return weights_per_rank(self.model, self.layout, self.precisions)
+        return weights_per_rank(self.model, self.layout, self.precisions, self.replicas)
 
     def activations(self, tokens: Number, sequences: Number) -> Number:
         """Peak of an iteration: hidden states in and out, the widest product's result, and the logits."""

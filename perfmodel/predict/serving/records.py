@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from perfmodel.predict.records import Record, Term, Warned
+from perfmodel.predict.records import Record, Term, UnevenExperts, Warned
 
 __all__ = ["ServingEstimate", "ServingMemoryBytes"]
 
@@ -27,7 +27,7 @@ class ServingEstimate(Record):
     `in_flight` requests are in the deployment, waiting ones too. With an arrival rate, `max_requests_per_s` is what the
     deployment can take and `prompt_load` [1] the share of time that prompts add to iterations. With limits,
     `slo_attainment` [1] is the share of requests within them, `goodput_requests_per_s` so many a second, and `slo_met`
-    says whether the percentile asked for is reached.
+    says whether the percentile asked for is reached. `experts.slowdown` is that of a decode step.
     """
 
     document: str = "perfmodel/serving-estimate/1"
@@ -79,6 +79,7 @@ class ServingEstimate(Record):
     carbon_kg_per_mtok: float
     cost_usd_per_mtok: float
     saturated: bool
+    experts: UnevenExperts | None = None
     terms: tuple[Term, ...]
     warnings: tuple[Warned, ...] = ()
     notes: tuple[str, ...] = ()

@@ -14,6 +14,7 @@ from perfmodel.formulas.prefix import missed_prompt_tokens
 from perfmodel.formulas.serving import mean_decode_length
 from perfmodel.formulas.sparse import expected_touched_groups
 from perfmodel.predict.cost import Cost, Node, Number
+from perfmodel.predict.imbalance import EVEN, ExpertRouting, Unevenness, expert_routing
 from perfmodel.predict.layout import ParallelLayout, make_layout
 from perfmodel.predict.serving.engine import Engine
 from perfmodel.predict.serving.load import Load
@@ -31,7 +32,7 @@ __all__ = ["ROLE_KEYS", "Pool", "make_pool"]
 
 ROLE_KEYS = (
     "cluster", "accelerators", "layout", "count", "weights", "activations", "kv_cache", "software", "batch",
-    "batch_tokens", "dual_batch", "acceptance", "draft_tokens",
+    "batch_tokens", "dual_batch", "acceptance", "draft_tokens", "expert_imbalance", "expert_loads", "expert_placement",
 )  # fmt: skip
 """What a role may say; `cluster` and `layout` are needed."""
 _MESSAGES = ("expert_parallel", "tensor_parallel")
@@ -55,6 +56,7 @@ class Pool:
     dual_batch: bool
     speculation: Speculation | None
     notes: tuple[str, ...]
+    routing: ExpertRouting | None = None
 
     @property
     def attention_groups(self) -> float:
@@ -74,13 +76,21 @@ class Pool:
     @cached_property
     def engine(self) -> Engine:
         """One replica; with data-parallel attention one group of it, whose experts are spread over all ranks."""
-        return Engine(self.model, self.cluster, self.efficiency, self.software, self._group_layout, self.precisions)
+        return Engine(
+            self.model, self.cluster, self.efficiency, self.software, self._group_layout, self.precisions, self.routing
+        )  # fmt: skip
 
     @cached_property
     def memory(self) -> ServingMemory:
         """What one rank holds."""
         capacity = float(self.cluster.accelerator.capacity_bytes)
-        return ServingMemory(self.model, self.software, self._group_layout, self.precisions, capacity)
+        replicas = self.uneven.replicas
+        return ServingMemory(self.model, self.software, self._group_layout, self.precisions, capacity, replicas)
+
+    @property
+    def uneven(self) -> Unevenness:
+        """How uneven the ranks of experts are."""
+        return EVEN if self.routing is None else self.routing.at(float(self.layout.ep))
 
     @property
     def _group_layout(self) -> ParallelLayout:
@@ -122,6 +132,8 @@ class Pool:
         nodes = math.ceil(ranks / domain)
         forwarded = tier is outer and float(load.prompts) > 0
         copies = (float(expected_touched_groups(experts, nodes)) if forwarded else experts) * away
+        # The fullest rank receives most; on this tier travels what leaves its node, or all of it.
+        copies *= self.uneven.fullest * (self.uneven.far if tier is outer else self.uneven.leaving)
         sent = _NARROW_BYTES if self.precisions.is_narrow else _SIXTEEN_BITS
         width, layers = float(model.d_model), sum(n for kind, n in model.layer_groups if kind.ffn == "experts")
         one = expert_exchange_time(
@@ -218,7 +230,10 @@ def make_pool(name: str, model: Architecture, role: Mapping[str, Any]) -> Pool:
     count = _whole(f"{name}: count", role.get("count", 1))
     cluster = load_cluster(role["cluster"], accelerators=role.get("accelerators"))
     software = load_serving_software(role.get("software"))
-    _check_layout(name, layout, model, cluster)
+    routing = expert_routing(
+        model, role.get("expert_imbalance"), role.get("expert_loads"), role.get("expert_placement")
+    )  # fmt: skip
+    _check_layout(name, layout, model, cluster, routing)
     efficiency = cluster.accelerator.kernel_constants()
     batch = role.get("batch")
     return Pool(
@@ -227,11 +242,13 @@ def make_pool(name: str, model: Architecture, role: Mapping[str, Any]) -> Pool:
         None if batch is None else _whole(f"{name}: batch", batch),
         _whole(f"{name}: batch_tokens", role.get("batch_tokens", min(software.max_batched_tokens, 16384))),
         bool(role.get("dual_batch", False)), _speculation(name, role),
-        (*efficiency.inherited, *software.inherits),
+        (*efficiency.inherited, *software.inherits), routing,
     )  # fmt: skip
 
 
-def _check_layout(name: str, layout: ParallelLayout, model: Architecture, cluster: Cluster) -> None:
+def _check_layout(
+    name: str, layout: ParallelLayout, model: Architecture, cluster: Cluster, routing: ExpertRouting | None
+) -> None:
     """Groups of data-parallel attention are priced where all their ranks share the experts: ep = tp * attention_dp."""
     if layout.dp != layout.attention_dp:
         raise PlanError(
@@ -249,7 +266,7 @@ def _check_layout(name: str, layout: ParallelLayout, model: Architecture, cluste
             "scale it with accelerators="
         )
     if layout.attention_dp == 1:
-        check_serving_layout(layout, model, cluster)
+        check_serving_layout(layout, model, cluster, routing)
 
 
 def _speculation(name: str, role: Mapping[str, Any]) -> Speculation | None:

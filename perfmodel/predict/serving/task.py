@@ -10,6 +10,7 @@ from typing import Any
 
 from perfmodel.errors import OutOfRangeError, PlanError, unknown_name
 from perfmodel.predict.emissions import Emissions, emissions_of
+from perfmodel.predict.imbalance import ExpertRouting, expert_routing
 from perfmodel.predict.layout import ParallelLayout, make_layout
 from perfmodel.predict.serving.engine import Engine
 from perfmodel.predict.serving.memory import ServingMemory
@@ -89,11 +90,15 @@ def serving_task(
     carbon_kg_per_kwh: float | None = None,
     embodied_kg: float | None = None,
     life_years: float | None = None,
+    expert_imbalance: float | None = None,
+    expert_loads: Any = None,
+    expert_placement: Any = None,
 ) -> ServingTask:
     """Load and check everything; raises `SpecError` and `PlanError` before any work."""
     architecture, machine = load_model(model), load_cluster(cluster)
     chosen, stack = make_layout(layout), load_serving_software(software)
-    check_serving_layout(chosen, architecture, machine)
+    routing = expert_routing(architecture, expert_imbalance, expert_loads, expert_placement)
+    check_serving_layout(chosen, architecture, machine, routing)
     if batching not in BATCHING:
         raise PlanError(unknown_name("batching", batching, BATCHING))
     if arrivals not in ARRIVALS:
@@ -109,12 +114,15 @@ def serving_task(
     )  # fmt: skip
     precisions = make_precisions(weights, activations, kv_cache)
     efficiency = machine.accelerator.kernel_constants()
-    memory = ServingMemory(architecture, stack, chosen, precisions, float(machine.accelerator.capacity_bytes))
+    replicas = 1.0 if routing is None else routing.at(float(chosen.ep)).replicas
+    memory = ServingMemory(
+        architecture, stack, chosen, precisions, float(machine.accelerator.capacity_bytes), replicas
+    )  # fmt: skip
     return ServingTask(
         architecture, machine, stack, chosen, precisions,
         _mean(workload.prompt_tokens), _mean(workload.output_tokens),
         None if concurrency is None else float(_count("concurrency", concurrency)), arrival_rate_per_s, batching,
-        arrivals, Engine(architecture, machine, efficiency, stack, chosen, precisions), memory,
+        arrivals, Engine(architecture, machine, efficiency, stack, chosen, precisions, routing), memory,
         (*efficiency.inherited, *stack.inherits), workload, _slo(slo),
         emissions_of(region, carbon_kg_per_kwh, embodied_kg, life_years),
     )  # fmt: skip
@@ -137,8 +145,13 @@ def _check_load(concurrency: Any, rate: Any, batching: str, load: str | None) ->
         raise OutOfRangeError(f"arrival_rate_per_s: must be a number > 0 (got {rate!r})")
 
 
-def check_serving_layout(layout: ParallelLayout, model: Architecture, cluster: Cluster) -> None:
-    """Whether a layout cuts this model on this cluster; raises `PlanError`."""
+def check_serving_layout(
+    layout: ParallelLayout, model: Architecture, cluster: Cluster, routing: ExpertRouting | None = None
+) -> None:
+    """Whether a layout cuts this model on this cluster; raises `PlanError`.
+
+    Slots of a placement need not be as many as experts, so its ranks need not divide them.
+    """
     for key, off in _UNUSED.items():
         if getattr(layout, key) != off:
             raise PlanError(f"layout: {key}: is not priced in serving yet; leave it at {off}")
@@ -152,7 +165,8 @@ def check_serving_layout(layout: ParallelLayout, model: Architecture, cluster: C
     if layout.pp > model.n_layers:
         raise PlanError(f"layout: pp: must be at most the {model.n_layers} layers of {model.id} (got {layout.pp})")
     ranks = layout.tp * layout.attention_dp
-    if layout.ep > 1 and (model.experts is None or model.n_experts % layout.ep or ranks % layout.ep):
+    cut = model.n_experts % layout.ep == 0 or (routing is not None and routing.knows(layout.ep))
+    if layout.ep > 1 and (model.experts is None or not cut or ranks % layout.ep):
         raise PlanError(
             f"layout: ep: must divide tp * attention_dp = {ranks} and the experts of {model.id} (got {layout.ep})"
         )
