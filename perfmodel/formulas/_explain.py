@@ -35,6 +35,10 @@ class Explanation:
     source: str
     checked: str
 
+    def _repr_latex_(self) -> str:
+        """The published form, as a notebook shows it."""
+        return f"$\\displaystyle {self.equation}$"
+
     def to_dict(self) -> dict[str, Any]:
         """The same as plain JSON types."""
         return asdict(self) | {
