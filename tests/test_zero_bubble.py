@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import perfmodel as pm
 from perfmodel.formulas import pipeline, zero_bubble
+from perfmodel.formulas.overlap import exposed_time
 from perfmodel.predict.activations import weight_operand_bytes_of_layer
 from perfmodel.predict.kinds import kind_parts
 from perfmodel.predict.layout import check_layout, make_layout
@@ -344,3 +345,22 @@ def test_command_line_prices_a_v_schedule(cli: Any) -> None:
     outcome = cli(*words.split())
     assert outcome.code == 0
     assert json.loads(outcome.out)["step_time_s"] == estimate("zb-v").step_time_s
+
+
+def test_dualpipe_runs_experts_exchanges_behind_the_other_pass() -> None:
+    """Of both passes of a layer the longer counts, and what contention leaves of the shorter."""
+    task = training_task("mixtral-8x7b", pm.load_cluster("dgx-h100", 32), global_batch=64, seq_len=4096)
+    seconds, waits = {}, {}
+    for schedule in ("1f1b", "dualpipe"):
+        layout = make_layout({"pp": 4, "dp": 8, "ep": 8, "schedule": schedule})
+        step = task.steps.price(degrees_of(layout, 32), 64, 4096)
+        layers = {node.name: node for node in step.tree.children}
+        seconds[schedule], waits[schedule] = (layers[name].cost.seconds for name in ("layers", "expert_parallel"))
+        assert step.lower_s <= step.seconds <= step.upper_s
+    share = float(task.software.exposed_share)
+    # Half of a rank's time is on the first stage and half on the last, which both may have a layer less.
+    turns = seconds["dualpipe"] / seconds["1f1b"]
+    assert waits["dualpipe"] == pytest.approx(
+        exposed_time(seconds["dualpipe"], waits["1f1b"] * turns, share), rel=1e-9, abs=0
+    )
+    assert waits["dualpipe"] < 0.7 * waits["1f1b"]

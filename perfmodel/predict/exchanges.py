@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from perfmodel.dual import plain
 from perfmodel.formulas.overlap import exposed_time
@@ -18,10 +18,12 @@ from perfmodel.specs.architecture import Architecture
 from perfmodel.specs.blocks import LayerKind, Product
 from perfmodel.specs.software import Software
 
-__all__ = ["EXCHANGES", "Exchanges", "exposed", "hidden_exchange"]
+__all__ = ["EXCHANGES", "Exchanges", "exposed", "hidden_exchange", "side_by_side"]
 
 EXCHANGES = ("tensor_parallel", "context_parallel", "expert_parallel")
 """Terms of a layer that run on links."""
+_SOON = 1e-30
+"""Seconds that only keep nothing from being divided by nothing."""
 
 
 def hidden_exchange(links: Links, n_bytes: Number, share: Share) -> Cost:
@@ -37,6 +39,22 @@ def exposed(compute: Cost, communication: Cost, software: Software) -> Cost:
     seconds = exposed_time(compute.seconds, communication.seconds, share)
     upper = communication.upper * max(1.0, share)
     return Cost(seconds, 0.0 * communication.seconds, upper, 0.0, 0.0, communication.link_s)
+
+
+def side_by_side(phases: Sequence[Mapping[str, Cost]], software: Software) -> list[dict[str, Cost]]:
+    """Passes of different micro-batches at once, each one's exchanges of experts behind what the others compute."""
+    computes = total(cost for phase in phases for name, cost in phase.items() if name not in EXCHANGES)
+    waits = total(phase["expert_parallel"] for phase in phases if "expert_parallel" in phase)
+    left = exposed_time(computes.seconds, waits.seconds, plain(software.exposed_share)) / maximum(waits.seconds, _SOON)
+    return [
+        {name: _partly(cost, left, software) if name == "expert_parallel" else cost for name, cost in phase.items()}
+        for phase in phases
+    ]
+
+
+def _partly(cost: Cost, left: Number, software: Software) -> Cost:
+    upper = cost.upper * max(1.0, plain(software.exposed_share))
+    return replace(cost, seconds=cost.seconds * left, lower=0.0, upper=upper)
 
 
 @dataclass(frozen=True)

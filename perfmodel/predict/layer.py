@@ -5,7 +5,7 @@ Sizes may be arrays (many layouts at once); switches (sequence parallelism, the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from perfmodel.predict.communication import Links
@@ -82,7 +82,7 @@ class Turn:
         return cls(forward, backward, again, total([forward, backward, again]))
 
 
-def added(phases: list[dict[str, Cost]]) -> dict[str, Cost]:
+def added(phases: Sequence[Costs]) -> dict[str, Cost]:
     """Operations of the same name as one."""
     names = dict.fromkeys(name for phase in phases for name in phase)
     return {name: total(phase[name] for phase in phases if name in phase) for name in names}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from perfmodel.dual import plain
@@ -15,7 +15,7 @@ from perfmodel.predict.communication import Links
 from perfmodel.predict.cost import Cost, Draw, Node, Number, total
 from perfmodel.predict.data_parallel import DataParallel, Windows
 from perfmodel.predict.degrees import Degrees
-from perfmodel.predict.exchanges import EXCHANGES, hidden_exchange
+from perfmodel.predict.exchanges import EXCHANGES, hidden_exchange, side_by_side
 from perfmodel.predict.host import Host
 from perfmodel.predict.imbalance import ExpertRouting
 from perfmodel.predict.kernels import Kernels
@@ -27,7 +27,7 @@ from perfmodel.predict.offload import offload_node
 from perfmodel.predict.pipeline import Pipeline, passes_of
 from perfmodel.predict.power import DevicePower, device_power_of
 from perfmodel.predict.recompute import recompute_flops, repeated_costs, repeated_share
-from perfmodel.predict.schedules import FOLDED, SPLIT_BACKWARD
+from perfmodel.predict.schedules import DUALPIPE, FOLDED, SPLIT_BACKWARD
 from perfmodel.predict.share import Share
 from perfmodel.predict.stages import Stages, fold, place_layers, relieve_head
 from perfmodel.predict.trainable import trainable_of
@@ -195,7 +195,11 @@ class StepModel:
         again, part = total(repeated.values()), repeated_share(d, stages.full)
         if d.recompute_layers is not None:
             repeated = {name: cost * part for name, cost in repeated.items()}
-        one = Turn.of(block, repeated)
+        one = alone = Turn.of(block, repeated)
+        phases: list[dict[str, Cost]] = [block.forward, block.backward, repeated]
+        if d.schedule == DUALPIPE:
+            phases = [*side_by_side(phases, self.software)]
+            one = Turn.of(replace(block, forward=phases[0], backward=phases[1]), phases[2])
         if self.software.places_layers_freely and d.stage_layers is None:
             stages = relieve_head(stages, self.model.n_layers, d.pp, d.vpp, ends[0].seconds / one.all.seconds)
             part = repeated_share(d, stages.full)
@@ -204,7 +208,7 @@ class StepModel:
         stages = stages if detail else stages.compact()
         slots, head_binds = _bottleneck(stages, one.all.seconds, _head_rank(ends, d))
         layers = n_microbatches * slots
-        device, exchanges = self._layer_terms(block, repeated, layers, detail=detail)
+        device, exchanges = self._layer_terms(phases, layers, detail=detail)
         compute = Node.of("layers", *device)
         edge = self._edge_node(ends, n_microbatches, d, head_binds)
         host = Host(self.model, self.software, self.kernels, share, part)
@@ -212,14 +216,14 @@ class StepModel:
         pipeline = Pipeline(
             d,
             n_microbatches,
-            one.all * stages.average + (ends[0] + ends[1]) * (1.0 / d.pp),
+            alone.all * stages.average + (ends[0] + ends[1]) * (1.0 / d.pp),
             self._message(d, share, host.message_s),
             plain(self.software.exposed_share) if self.software.overlap_pipeline else None,
         )
         stage_memory = StageMemory(self.software, weights, d, share, n_microbatches)
         if d.schedule in SPLIT_BACKWARD:
             waiting = stage_memory.waiting_share(stages.full)
-            bubble, transfer = pipeline.split_terms(passes_of(one, block, stages, ends, d.pp), waiting)
+            bubble, transfer = pipeline.split_terms(passes_of(alone, block, stages, ends, d.pp), waiting)
         else:
             bubble, transfer = pipeline.terms()
         slow = straggler_slowdown(d.accelerators, self.relative_spread)
@@ -281,11 +285,11 @@ class StepModel:
         return total(costs)
 
     def _layer_terms(
-        self, block: Layer, repeated: dict[str, Cost], layers: Number, *, detail: bool
+        self, passes: list[dict[str, Cost]], layers: Number, *, detail: bool
     ) -> tuple[list[Node], list[Node]]:
-        phases = {"forward": block.forward, "backward": block.backward, "recompute": repeated}
+        phases = dict(zip(("forward", "backward", "recompute"), passes, strict=True))
         if not detail:
-            phases = {"all passes": added([*phases.values()])}
+            phases = {"all passes": added(passes)}
         device: list[Node] = []
         links: dict[str, list[Node]] = {name: [] for name in EXCHANGES}
         for phase, costs in phases.items():
