@@ -131,9 +131,7 @@ def test_nothing_that_does_not_fit_is_exported(cli: Any, tmp_path: Path) -> None
 
 
 def test_tools_and_versions_complete() -> None:
-    subcommands = next(
-        action for action in build_parser()._actions if action.choices and "export" in action.choices
-    )
+    subcommands = next(action for action in build_parser()._actions if action.choices and "export" in action.choices)
     export = subcommands.choices["export"]  # type: ignore[index]
     actions = {option: action for action in export._actions for option in action.option_strings}
     assert actions["--to"].choices == TOOLS

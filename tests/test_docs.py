@@ -19,8 +19,8 @@ from perfmodel.cli.reference import filled_page, formula_pages
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-RUN = ("guide.md", "how-sure-are-we.md")
-PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "CONTRIBUTING.md"])
+RUN = ("../README.md", "guide.md", "how-sure-are-we.md")
+PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "CONTRIBUTING.md", ROOT / "README.md"])
 _FENCE = re.compile(r"^```(?P<info>[^\n]+)\n(?P<text>.*?)^```$", re.M | re.S)
 _LINK = re.compile(r"\]\((?!https?:)(?P<page>[^)#\s]*)(?:#(?P<heading>[^)\s]*))?\)")
 

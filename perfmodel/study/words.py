@@ -145,8 +145,9 @@ def _changes(document: Entry, wholes: list[tuple[str, list[Entry]]]) -> Iterator
                 yield f"{name}, {bound}, {100 * seconds / whole:.0f} % at most: {meaning[bound]}"
     for one in document.get("sensitivities") or ():
         if abs(one.get("elasticity", 0.0)) >= 0.01:
+            way = "longer" if one["elasticity"] > 0 else "shorter"
             yield (
-                f"1 % more {one['quantity']} makes the step {one['elasticity']:+.2f} % longer; "
+                f"1 % more {one['quantity']} makes the step {abs(one['elasticity']):.2f} % {way}; "
                 f"twice as much gives {one['if_doubled_step_time_s']:.4g} s"
             )
 
