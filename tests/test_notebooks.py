@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import perfmodel as pm
+
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 
 
@@ -21,6 +23,10 @@ def test_outputs_are_stripped(path: Path) -> None:
         if cell.cell_type == "code":
             assert not cell.outputs
             assert cell.execution_count is None
+
+
+def test_a_notebook_shows_an_explanation_as_its_equation() -> None:
+    assert pm.explain("training_flops_6nd")._repr_latex_() == r"$\displaystyle F = 6 N D$"
 
 
 @pytest.mark.heavy
