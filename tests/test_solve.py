@@ -30,6 +30,7 @@ def figure(scenario: dict[str, Any], quantity: str, x: float, key: str) -> Any:
         (TRAINING, "link_byte_per_s", "step_time_s", 1.0),
         (TRAINING, "peak_flop_per_s", "step_time_s", 0.5),
         (TRAINING, "InfiniBand NDR link_byte_per_s", "step_time_s", 0.9),
+        (TRAINING, "infiniband.link_byte_per_s", "step_time_s", 0.9),
         (TRAINING, "usd_per_hour", "cost_usd_per_step", 0.1),
         (SERVING, "hbm_byte_per_s", "tpot_s", 0.01),
     ],

@@ -123,17 +123,26 @@ def _of_hardware(
 ) -> tuple[str, float, Callable[[float], Cluster]]:
     """The full name of a quantity of the cluster, its value, and the cluster with another."""
     named = _named(cluster)
-    label = quantity
     if quantity in ("link_byte_per_s", "latency_s"):
         label = f"{cluster.tiers[0].name} {quantity}"
     elif quantity == "peak_flop_per_s":
         precision = asked.get("precision", "bf16") if "global_batch" in asked else asked.get("weights", "bf16")
         label = f"peak_flop_per_s.{matmul_format(precision).peak}"
-    elif quantity not in named and quantity.replace(".", " ", 1) in named:
-        label = quantity.replace(".", " ", 1)
+    else:
+        label = _of_tier(cluster, quantity) or quantity
     if label not in named:
         raise PlanError(unknown_name("quantity", quantity, [*named, *COUNTS, *NUMBERS], shown=30))
     return label, named[label], lambda x: _changed(cluster, label, x)
+
+
+def _of_tier(cluster: Cluster, quantity: str) -> str | None:
+    """The full name of `TIER.KEY`, as scenarios have it, or `TIER KEY`, as results; a tier by its name or its kind."""
+    for separator in ".", " ":
+        head, _, key = quantity.rpartition(separator)
+        for tier in cluster.tiers:
+            if key in ("link_byte_per_s", "latency_s") and head in (tier.name, tier.kind):
+                return f"{tier.name} {key}"
+    return None
 
 
 def _named(cluster: Cluster) -> dict[str, float]:

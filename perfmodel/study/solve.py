@@ -63,7 +63,7 @@ def solve(
 
     `scenario` holds the keywords of `estimate_training` or `estimate_serving`, `cluster` also an id with
     `accelerators`. `quantity` is one of `quantities.HARDWARE`, `COUNTS` or `NUMBERS`; a tier's or a precision's by name
-    ("infiniband link_byte_per_s", "peak_flop_per_s.fp8"), alone that of the innermost tier or of the products.
+    ("infiniband.link_byte_per_s", "peak_flop_per_s.fp8"), alone that of the innermost tier or of the products.
     `target` is "fits", {"bound_by": "compute"}, {"decode_step.bound_by": "compute"} or a figure of the document:
     {"step_time_s": 5.0}, {"memory_bytes.total": 60e9}. Raises `SpecError` and `PlanError` for a wrong argument;
     returns `feasible=False` with the reason where the bracket holds no root.
