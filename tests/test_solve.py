@@ -30,7 +30,6 @@ def figure(scenario: dict[str, Any], quantity: str, x: float, key: str) -> Any:
         (TRAINING, "link_byte_per_s", "step_time_s", 1.0),
         (TRAINING, "peak_flop_per_s", "step_time_s", 0.5),
         (TRAINING, "InfiniBand NDR link_byte_per_s", "step_time_s", 0.9),
-        (TRAINING, "infiniband.link_byte_per_s", "step_time_s", 0.9),
         (TRAINING, "usd_per_hour", "cost_usd_per_step", 0.1),
         (SERVING, "hbm_byte_per_s", "tpot_s", 0.01),
     ],
@@ -42,6 +41,15 @@ def test_a_figure_is_reached(scenario: dict[str, Any], quantity: str, key: str, 
     assert figure(scenario, quantity, solution.value, key) == pytest.approx(wanted, rel=1e-9, abs=0)
     assert solution.figures[key][1] == pytest.approx(wanted, rel=1e-9, abs=0)
     assert solution.request["quantity"].startswith((quantity, f"NVLink 4 {quantity}"))
+
+
+def test_a_tier_has_three_names() -> None:
+    answers = [
+        pm.solve(TRAINING, quantity=f"{tier}link_byte_per_s", target={"step_time_s": 0.9})
+        for tier in ("InfiniBand NDR ", "InfiniBand NDR.", "infiniband.")
+    ]
+    assert len({answer.value for answer in answers}) == 1
+    assert {answer.request["quantity"] for answer in answers} == {"InfiniBand NDR link_byte_per_s"}
 
 
 def test_a_price_is_a_closed_form() -> None:
