@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perfmodel.cli.commands import DONE
 from perfmodel.cli.output import emit, say, write_atomically
+from perfmodel.cli.progress import progress
 from perfmodel.errors import PlanError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["calibrate_machine", "check_output", "progress"]
-
-_EVERY_S = 2.0
-_BAR = 24
+__all__ = ["calibrate_machine", "check_output"]
 
 
 def calibrate_machine(args: Namespace) -> int:
@@ -47,24 +43,6 @@ def check_output(file: str | None) -> None:
         raise PlanError(f"-o {file}: the constants are written as TOML; name a file *.toml")
     if not Path(file).parent.is_dir():
         raise PlanError(f"-o {file}: cannot be written: no such folder")
-
-
-def progress() -> Callable[[int, int, str], None]:
-    """A bar on standard error that overwrites itself, or a line every few seconds where there is no terminal."""
-    began = said = time.monotonic()
-
-    def show(done: int, total: int, what: str) -> None:
-        nonlocal said
-        now, live = time.monotonic(), sys.stderr.isatty()
-        if not live and now - said < _EVERY_S and done < total:
-            return
-        said = now
-        filled = _BAR * done // max(total, 1)
-        left = (now - began) * (total - done) / done if done else 0.0
-        line = f"perfmodel: [{'#' * filled}{'.' * (_BAR - filled)}] {done} of {total} {what}, {left:.0f} s left"
-        print(f"{line:<78}", end="\r" if live and done < total else "\n", file=sys.stderr, flush=True)
-
-    return show
 
 
 def _page(console: Console, document: Mapping[str, Any]) -> None:

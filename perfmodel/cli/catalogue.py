@@ -10,6 +10,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from perfmodel.cli.output import emit
+from perfmodel.cli.progress import progress
 from perfmodel.errors import PlanError, unknown_name
 
 if TYPE_CHECKING:
@@ -210,7 +211,7 @@ def _published() -> Iterable[Entry]:
 def _systems() -> Iterable[Entry]:
     from perfmodel.systems import ledger
 
-    return ledger()
+    return ledger(progress("claims"))
 
 
 def _checks() -> list[Entry]:

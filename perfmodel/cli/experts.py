@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perfmodel.cli.option import checked, parsed
 from perfmodel.cli.options import PLAN_EXPERTS
 from perfmodel.cli.output import emit, say, write_atomically
+from perfmodel.cli.progress import progress
 from perfmodel.cli.scenario import read_table
 from perfmodel.errors import PlanError, SpecError, unknown_name
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["bench_experts", "plan_experts", "validate_experts"]
 
 DONE, NOT_FEASIBLE = 0, 1
-_SHOWN_AFTER_S, _EVERY_S = 1.0, 2.0
 _ARRAYS = ("load", "transitions", "previous")
 
 
@@ -30,7 +28,7 @@ def plan_experts(args: Namespace) -> int:
     import perfmodel as pm
 
     question = _question(args)
-    plan = pm.plan_experts(**question, progress=_shown("layers placed")).to_dict()
+    plan = pm.plan_experts(**question, progress=progress("layers placed")).to_dict()
     for engine in ("sglang", "vllm"):
         file = getattr(args, f"{engine}_map", None)
         if file is not None and plan["decision"] is not None:
@@ -48,7 +46,7 @@ def bench_experts(args: Namespace) -> int:
     """`perfmodel bench experts`: the table of reach."""
     from perfmodel.plan.experts import bench
 
-    document = bench.bench_experts(_shown("cases"))
+    document = bench.bench_experts(progress("cases"))
     emit(document, lambda console: _bench_page(console, document), as_json=args.json, file=args.output)
     return DONE
 
@@ -137,23 +135,6 @@ def _read(question: dict[str, Any]) -> dict[str, Any]:
             raise SpecError(f"{question['previous']}: holds neither a plan's slot_expert nor a physical_to_logical_map")
         question["previous"] = decision[key]
     return question
-
-
-def _shown(what: str) -> Callable[[int, int], None]:
-    """Progress on standard error for work of over a second: a line that overwrites itself, or one every few seconds."""
-    began = time.monotonic()
-    said = began + _SHOWN_AFTER_S - _EVERY_S
-
-    def show(done: int, total: int) -> None:
-        nonlocal said
-        now = time.monotonic()
-        if now - began < _SHOWN_AFTER_S or (now - said < _EVERY_S and done < total):
-            return
-        said = now
-        ends = "\r" if sys.stderr.isatty() and done < total else "\n"
-        print(f"perfmodel: {done} of {total} {what}", end=ends, file=sys.stderr, flush=True)
-
-    return show
 
 
 def _page(console: Console, plan: Mapping[str, Any]) -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +13,7 @@ from perfmodel._version import __version__
 from perfmodel.cli.commands import DONE, NOT_FEASIBLE
 from perfmodel.cli.option import Option, parsed
 from perfmodel.cli.output import emit, say, write_atomically
+from perfmodel.cli.progress import progress
 from perfmodel.cli.scenario import read_table
 from perfmodel.errors import MissingExtraError, PlanError
 
@@ -28,7 +27,6 @@ __all__ = ["cite_result", "compare_results", "sweep_grid"]
 
 _FORMATS = (".csv", ".parquet", ".json")
 _WORKERS = Option("workers", "whole", "", low=1)
-_SAY_EVERY_S = 10.0
 
 
 def compare_results(args: Namespace) -> int:
@@ -84,11 +82,10 @@ def sweep_grid(args: Namespace) -> int:
             from perfmodel.study.pool import dask_executor
 
             executor = stack.enter_context(dask_executor(args.dask))
-        report = stack.enter_context(_progress(len(grid)))
         from perfmodel.study.sweep import answers_of
 
         count = 1 if executor is not None else min(workers or _cores(), len(grid))
-        answers = answers_of(grid, workers=count, executor=executor, resume=journal, progress=report)
+        answers = answers_of(grid, workers=count, executor=executor, resume=journal, progress=progress("rows"))
     failed = sum("error" in answer for answer in answers)
     if failed:
         say(f"{failed:,} of {len(grid):,} rows could not be answered; column error says why")
@@ -136,48 +133,6 @@ def _journal(args: Namespace) -> Path | None:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal; elsewhere a line now and then."""
-    if not sys.stderr.isatty():
-        yield _spoken()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("sweep"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
-        TextColumn("left"), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("sweep", total=total, rate="")
-        start, before = time.monotonic(), None
-
-        def report(done: int, _: int) -> None:
-            nonlocal before
-            before = done if before is None else before  # rows of an earlier run took no time of this one
-            seconds = time.monotonic() - start
-            bar.update(task, completed=done, rate=f"{(done - before) / seconds:,.1f} rows/s" if seconds > 1 else "")
-
-        yield report
-
-
-def _spoken() -> Callable[[int, int], None]:
-    start = said = time.monotonic()
-    before: int | None = None
-
-    def report(done: int, total: int) -> None:
-        nonlocal said, before
-        before = done if before is None else before
-        now = time.monotonic()
-        if now - said < _SAY_EVERY_S or done == before:
-            return
-        said, rate = now, (done - before) / (now - start)
-        say(f"{done:,} of {total:,} rows, {rate:,.1f} rows/s, {(total - done) / rate:,.0f} s left")
-
-    return report
 
 
 def _write(args: Namespace, grid: Grid, answers: list[Answer]) -> None:

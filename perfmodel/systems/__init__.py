@@ -51,22 +51,27 @@ KINDS = (*_ON_ONE_CLUSTER, *_ON_ROLES)
 """What a scenario may ask: the estimate whose keywords it holds."""
 
 
-def ledger() -> list[dict[str, Any]]:
+def ledger(progress: Callable[[int, int], None] | None = None) -> list[dict[str, Any]]:
     """Every entry, by id: claim, published `value` and `unit`, `model_value` and relative `error` where checkable.
 
     `formula` with `inputs` is one registered law; `scenario` is one estimate of its `kind` ("training" where nothing is
     said) and `result` the key of it that is compared. `baseline` holds what the paper's baseline has otherwise (inputs,
     or keys of the scenario): the value is then the ratio of the two, scenario over baseline where more is `better`, the
     other way where "less" is. `tolerance` is what a checked value may be off: half a unit of the last digit printed.
-    Raises `SpecError` for an entry that contradicts itself.
+    `progress` is told how many of all entries are done. Raises `SpecError` for an entry that contradicts itself.
     """
-    entries: dict[str, dict[str, Any]] = {}
+    written: dict[str, dict[str, Any]] = {}
     for path in (_DATA / "systems.toml", *sorted((_DATA / "systems").glob("*.toml"))):
         for id, facts in tomllib.loads(path.read_text(encoding="utf-8")).items():
-            if id in entries:
+            if id in written:
                 raise SpecError(f"{path.name}: {id}: stands in two files of the ledger")
-            entries[id] = _entry(id, facts)
-    return list(entries.values())
+            written[id] = facts
+    entries = []
+    for id, facts in written.items():
+        entries.append(_entry(id, facts))
+        if progress is not None:
+            progress(len(entries), len(written))
+    return entries
 
 
 def _entry(id: str, facts: dict[str, Any]) -> dict[str, Any]:
