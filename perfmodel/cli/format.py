@@ -14,6 +14,7 @@ __all__ = [
     "count",
     "energy",
     "flop_rate",
+    "many",
     "percent",
     "power",
     "quantity",
@@ -134,6 +135,11 @@ def usd(value: float) -> str:
     if abs(value) >= 100:
         return f"${value:,.0f}"
     return f"${value:,.2f}" if abs(value) >= 0.1 else f"${significant(value, 2)}"
+
+
+def many(number: int, what: str) -> str:
+    """One thing, or several: "1 replica", "12 replicas"."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def count(value: float, digits: int = 3) -> str:

@@ -104,8 +104,8 @@ def _page(console: Console, plan: Mapping[str, Any]) -> None:
     decision = plan["decision"]
     console.print(
         Text.assemble(
-            (f"{decision['mode']}: {decision['replicas']} replicas on {decision['accelerators_used']} accelerators, ",
-             "bold"),
+            (f"{decision['mode']}: {fmt.many(decision['replicas'], 'replica')} on "
+             f"{fmt.many(decision['accelerators_used'], 'accelerator')}, ", "bold"),
             (f"{decision['usd_per_hour']:.2f} USD an hour", "bold green"),
             f", {fmt.power(decision['facility_w'])} at the meter",
         )
