@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perfmodel.formulas import memory as laws
+from perfmodel.formulas import activations as laws
 from perfmodel.formulas import zero_bubble
 from perfmodel.ops import maximum
 from perfmodel.predict.cost import Number

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from perfmodel.dual import plain
-from perfmodel.formulas import memory as laws
+from perfmodel.formulas import activations as laws
 from perfmodel.ops import less, maximum, minimum, where
 from perfmodel.predict.activations import activation_bytes_of_layer, weight_operand_bytes_of_layer
 from perfmodel.predict.cost import Number
