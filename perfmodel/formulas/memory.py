@@ -1,7 +1,7 @@
 r"""Memory laws of training: model states under ZeRO.
 
-Every law takes what one rank holds: `n_params` after tensor and pipeline parallelism. Shards are 1 or a degree, chosen by
-the caller, so that no law needs to know a ZeRO stage or a flag.
+Every law takes what one rank holds: `n_params` after tensor and pipeline parallelism. Shards are 1 or a degree,
+chosen by the caller, so that no law needs to know a ZeRO stage or a flag.
 """
 
 from perfmodel.formulas._registry import formula
