@@ -1,6 +1,6 @@
 r"""Memory laws of training: activations, logits and masks.
 
-Every law takes what one rank holds: `seq_len` after context parallelism. Shards are 1 or a degree, chosen by the caller.
+Every law takes what one rank holds: `seq_len` after context parallelism. Shards are 1 or a degree that callers choose.
 """
 
 from perfmodel.formulas._registry import formula
