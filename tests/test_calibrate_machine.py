@@ -329,18 +329,25 @@ def test_percentiles_and_the_second_try() -> None:
     assert measured.notes == ()
 
 
-def test_a_guard_of_time_thins_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a clock that ticks a second a look, a guard of 60 s leaves out operations of every kind, the copy never."""
+def test_a_guard_of_time_leaves_every_fit_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a clock that ticks a second a look, a guard of 60 s leaves out operations, and none that a fit needs."""
     ticks = iter(range(10**6))
     monkeypatch.setattr(measuring, "monotonic", lambda: float(next(ticks)))
     measured = measure(LawDevice(UNKNOWN), quick=True, limit_s=60.0)
-    asked, taken = len(LawDevice(UNKNOWN).operations(True)), len(measured.samples)
-    assert measured.notes == (f"the time was up after {taken} of {asked} operations: the others are not in the fit",)
-    kinds = [sample.operation.kind for sample in measured.samples]
-    for kind in ("matmul", "prefill", "decode"):
-        whole = sum(one.kind == kind for one in LawDevice(UNKNOWN).operations(True))
-        assert abs(kinds.count(kind) / whole - taken / asked) < 0.1, kind
-    assert kinds.count("copy") == 1
+    asked, taken = LawDevice(UNKNOWN).operations(True), [sample.operation.kind for sample in measured.samples]
+    assert len(taken) < len(asked)
+    assert measured.notes == (
+        f"the time was up after {len(taken)} of {len(asked)} operations: the others are not in the fit",
+    )
+    for kind in {one.kind for one in asked}:
+        assert taken.count(kind) >= min(measuring.ENOUGH, sum(one.kind == kind for one in asked)), kind
+
+
+def test_a_machine_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter(range(0, 10**7, 50))
+    monkeypatch.setattr(measuring, "monotonic", lambda: float(next(ticks)))
+    measured = measure(LawDevice(UNKNOWN), quick=True, limit_s=60.0)
+    assert len(measured.samples) < 12
 
 
 def test_a_busy_machine_is_named() -> None:

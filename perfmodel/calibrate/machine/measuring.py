@@ -12,11 +12,14 @@ import numpy as np
 from perfmodel.calibrate.machine.operations import Device, Operation, Sample
 from perfmodel.errors import PlanError
 
-__all__ = ["REPEATS", "Measured", "Progress", "measure", "sample_of"]
+__all__ = ["ENOUGH", "REPEATS", "Measured", "Progress", "measure", "sample_of"]
 
 REPEATS = 30
 _SECOND_TRIES_S = 15.0
 """How long a measurement goes on to repeat what was unsteady: on a machine that stays busy that does not help."""
+_PATIENCE = 4.0
+ENOUGH = 14
+"""Operations of a kind with which a fit of few constants can hold some out."""
 _GOLDEN = 0.6180339887498949
 _UNSTEADY = 2.0
 """90th over 10th percentile beyond which something else ran beside an operation: it is measured once more."""
@@ -44,14 +47,17 @@ def measure(
     """Every operation of the device, repeated `repeats` times; raises `PlanError` for times that are none.
 
     Operations are taken in an order that spreads over kinds and sizes: where `limit_s` [s] ends it early, what is left
-    out is thinned evenly, and a note says so.
+    out is thinned evenly, and a note says so. Kinds that a fit could not do with go on for some times that limit.
     """
     operations = device.operations(quick)
     began, taken, unsteady = monotonic(), dict[int, Sample](), 0
     for done, at in enumerate(_spread(operations)):
         operation = operations[at]
-        if monotonic() - began > limit_s:
+        spent = monotonic() - began
+        if spent > _PATIENCE * limit_s:
             break
+        if spent > limit_s and sum(one.operation.kind == operation.kind for one in taken.values()) >= ENOUGH:
+            continue
         if progress is not None:
             progress(done, len(operations), operation.kind)
         sample = sample_of(operation, device.repetitions(operation, repeats))
