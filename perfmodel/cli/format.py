@@ -10,6 +10,7 @@ __all__ = [
     "bar",
     "byte_rate",
     "bytes_",
+    "called",
     "carbon",
     "count",
     "energy",
@@ -135,6 +136,15 @@ def usd(value: float) -> str:
     if abs(value) >= 100:
         return f"${value:,.0f}"
     return f"${value:,.2f}" if abs(value) >= 0.1 else f"${significant(value, 2)}"
+
+
+def called(reference: Any) -> str:
+    """What a request names: an id, or that of a whole description."""
+    return (
+        str(reference.get("id") or reference.get("name") or "custom")
+        if isinstance(reference, Mapping)
+        else str(reference)
+    )
 
 
 def many(number: int, what: str) -> str:

@@ -149,12 +149,12 @@ def _subject(request: Mapping[str, Any]) -> str:
 
     if request["kernel"] == "gemm":
         shape = " x ".join(f"{request[name]:,}" for name in ("m", "n", "k"))
-        return f"matrix product {shape} in {request['dtype']} on {request['accelerator']}"
+        return f"matrix product {shape} in {request['dtype']} on {fmt.called(request['accelerator'])}"
     if request["kernel"] == "attention":
         heads = f"{request['n_heads']} heads over {request['n_kv_heads']} KV heads of {request['d_head']}"
         return (
             f"{request['phase']} attention, {request['batch']} x {request['seq_len']:,} tokens, {heads}, "
-            f"{request['dtype']} on {request['accelerator']}"
+            f"{request['dtype']} on {fmt.called(request['accelerator'])}"
         )
     size = fmt.bytes_(request["n_bytes"])
-    return f"{request['operation']} of {size} over {request['ranks']} ranks of {request['cluster']}"
+    return f"{request['operation']} of {size} over {request['ranks']} ranks of {fmt.called(request['cluster'])}"

@@ -130,17 +130,13 @@ def title_of(document: Mapping[str, Any]) -> tuple[str, str]:
     """What the page is about, and of what."""
     kind = kind_of(document).replace("-", " ")
     request = document["request"]
-    parts = [_name(request[key]) for key in ("model", "cluster", "accelerator") if request.get(key)]
+    parts = [fmt.called(request[key]) for key in ("model", "cluster", "accelerator") if request.get(key)]
     row = request.get("row")
     if isinstance(row, Mapping) and "servers" in row:
         parts.append(f"{row['servers']} x {row.get('server', 'servers')}")
     subject = " on ".join(parts)
     count = request.get("accelerators")
     return f"{kind[0].upper()}{kind[1:]}", f"{subject}, {fmt.count(count)} accelerators" if count else subject
-
-
-def _name(spec: Any) -> str:
-    return str(spec.get("id") or spec.get("name") or "custom") if isinstance(spec, Mapping) else str(spec)
 
 
 def headline(document: Mapping[str, Any]) -> list[tuple[str, str, str]]:
