@@ -141,7 +141,7 @@ def usd(value: float) -> str:
 def called(reference: Any) -> str:
     """What a request names: an id, or that of a whole description."""
     return (
-        str(reference.get("id") or reference.get("name") or "custom")
+        str(reference.get("id") or reference.get("name") or reference.get("model_type") or "custom")
         if isinstance(reference, Mapping)
         else str(reference)
     )

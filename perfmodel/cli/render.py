@@ -165,7 +165,7 @@ def _question(request: Document) -> str:
 
 def _subject(request: Document, names: Document, accelerators: int) -> str:
     model = names.get("model") or request["model"]
-    accelerator = names.get("accelerator") or f"accelerators of {request['cluster']}"
+    accelerator = names.get("accelerator") or f"accelerators of {fmt.called(request['cluster'])}"
     of = "" if accelerators == request["accelerators"] else f" of {request['accelerators']:,}"
     return f"{model} on {accelerators:,}{of} {accelerator}"
 

@@ -74,17 +74,17 @@ def serving_page(console: Console, document: Mapping[str, Any]) -> None:
     from perfmodel.cli.render import plain_table
 
     asked = document["request"]
-    model = asked["model"] if isinstance(asked["model"], str) else asked["model"].get("id", "model")
+    model, cluster, engine = (fmt.called(asked[key]) for key in ("model", "cluster", "software"))
     console.print(
         Text.assemble(
-            (f"{model} on {document['accelerators_used']} of {asked['cluster']}: ", "bold"),
+            (f"{model} on {document['accelerators_used']} of {cluster}: ", "bold"),
             (f"{document['output_tokens_per_s']:,.0f} output tokens/s", "bold green"),
             f", {document['output_tokens_per_s_per_accelerator']:,.0f} per accelerator",
         )
     )
     console.print(
         f"{_tokens(asked['prompt_tokens'])} + {_tokens(asked['output_tokens'])} tokens, {_load(asked)}, "
-        f"{asked['batching']}, {asked['weights']} weights, {asked['kv_cache']} cache, {asked['software']}"
+        f"{asked['batching']}, {asked['weights']} weights, {asked['kv_cache']} cache, {engine}"
     )
     table = plain_table("", "mean", "80 % interval of it", "p50", "p90", "p99")
     for name in ("ttft", "tpot"):
