@@ -158,7 +158,7 @@ def _question(request: Document) -> str:
     text = f"{fmt.count(request['global_batch'])} sequences of {fmt.count(request['seq_len'])} tokens"
     if request.get("mean_seq_len"):
         text += f" ({request['packing']} documents of {fmt.count(request['mean_seq_len'])})"
-    text += f", {request['precision']}, {request.get('software')}, {request.get('optimizer')}"
+    text += f", {request['precision']}, {fmt.called(request.get('software'))}, {request.get('optimizer')}"
     trainable = request.get("trainable", "all")
     return text if trainable == "all" else f"{text}, {trainable}"
 
