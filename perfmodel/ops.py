@@ -44,9 +44,12 @@ _FLOAT, _ARRAY, _SYMBOL, _MEASURE, _DUAL = range(5)
 def _reader(*operands: Any) -> int:
     reader = _FLOAT
     for operand in operands:
-        if isinstance(operand, (float, int)):
+        kind = type(operand)
+        if kind is np.ndarray:  # the two common ones by identity: this is asked for every operation
+            reader = _ARRAY
+        elif kind is float or isinstance(operand, (float, int)):
             continue
-        if isinstance(operand, (np.ndarray, np.generic)):
+        elif isinstance(operand, (np.ndarray, np.generic)):
             reader = _ARRAY
         elif isinstance(operand, Measure):
             return _MEASURE
@@ -152,7 +155,7 @@ def _extremum(name: str, on_float: Any, on_array: Any) -> Callable[..., Any]:
         if reader == _FLOAT:
             return on_float(operands)
         if reader == _ARRAY:
-            return functools.reduce(on_array, operands)
+            return on_array(*operands) if len(operands) == 2 else functools.reduce(on_array, operands)
         if reader == _DUAL:
             return on_float(operands)
         if reader == _MEASURE:

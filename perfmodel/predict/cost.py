@@ -55,14 +55,7 @@ class Cost:
         )
 
     def __mul__(self, times: Number) -> Cost:
-        return Cost(
-            *(
-                value if _is_nothing(value) else value * times
-                for value in (
-                    self.seconds, self.lower, self.upper, self.compute_s, self.memory_s, self.link_s, self.loaded_s,
-                )
-            )
-        )  # fmt: skip
+        return Cost(*(value if _is_nothing(value) else value * times for value in self._parts()))
 
     __rmul__ = __mul__
 
@@ -76,6 +69,13 @@ class Cost:
         if all(map(_is_nothing, resources)):
             return self.loaded_s
         return loaded_time(self.seconds, *resources, draw.compute, draw.memory, draw.link)
+
+    def _parts(self) -> tuple[Number, ...]:
+        return self.seconds, self.lower, self.upper, self.compute_s, self.memory_s, self.link_s, self.loaded_s
+
+    def summed(self) -> Cost:
+        """Over the first axis of its arrays."""
+        return Cost(*(value if _is_nothing(value) else value.sum(axis=0) for value in self._parts()))
 
     def slowed(self, factor: Number) -> Cost:
         """The same work at lower clocks: traffic takes as long as before, and perfect overlap is not touched."""

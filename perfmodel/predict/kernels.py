@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
+
+import numpy as np
 
 from perfmodel.dual import plain
 from perfmodel.errors import PlanError
 from perfmodel.formulas.elementwise import elementwise_time
 from perfmodel.formulas.matmul import steady_slowdown
 from perfmodel.predict.attention import AttentionKernels
-from perfmodel.predict.cost import Cost, Number
+from perfmodel.predict.cost import Cost, Number, total
 from perfmodel.predict.grouped import GroupedMatmul
 from perfmodel.predict.matmul import TiledMatmul, matmul_format
 from perfmodel.specs.accelerator import Accelerator
@@ -79,6 +82,13 @@ class Kernels(AttentionKernels):
     def matmul(self, m: Number, n: Number, k: Number, count: Number = 1.0, extra_bytes: Number = 0.0) -> Cost:
         """`count` products (m, k) x (k, n) in one launch, moving `extra_bytes` [B] beyond operands and result."""
         return self._matmul.cost(m, n, k, count, extra_bytes)
+
+    def products(self, m: Number, shapes: Sequence[tuple[float, float]]) -> Cost:
+        """Products (m, k) x (k, n) of several (n, k), one after the other; many `m` price them in one call."""
+        if not shapes or not isinstance(m, np.ndarray):
+            return total(self.matmul(m, n, k) for n, k in shapes)
+        n, k = np.array(shapes, dtype=float).T.reshape(2, -1, *(1,) * m.ndim)
+        return self.matmul(m, n, k).summed()
 
     def slowdown(self, products_s: Number, all_s: Number) -> Number:
         """Time of a product over its burst time [1], in a lasting load of which products take their part."""

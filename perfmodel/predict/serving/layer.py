@@ -55,13 +55,13 @@ class LayerModel:
 
     def costs(self, kind: LayerKind, load: Load) -> dict[str, Cost]:
         """Every operation of one layer in one iteration."""
-        found = {"products": Cost(), "experts": Cost(), "attention": self._mixer(kind, load)}
-        for product in self.model.products(kind):
-            n, k = self.share.columns(self.model, kind, product)
-            if not product.experts:
-                found["products"] = found["products"] + self.kernels.matmul(load.tokens, n, k)
-            elif self.experts is None:
-                found["experts"] = found["experts"] + self._plain_experts(load, n, k)
+        products = [(one.experts, self.share.columns(self.model, kind, one)) for one in self.model.products(kind)]
+        dense, routed = ([shape for experts, shape in products if bool(experts) is of] for of in (False, True))
+        found = {
+            "products": self.kernels.products(load.tokens, dense),
+            "experts": Cost() if self.experts else total(self._plain_experts(load, n, k) for n, k in routed),
+            "attention": self._mixer(kind, load),
+        }
         if kind.ffn == "experts" and self.experts is not None:
             found["experts"] = self._routed(load)
         found["elementwise"] = self._elementwise(kind, load)
