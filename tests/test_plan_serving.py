@@ -256,3 +256,21 @@ def test_the_command_says_what_is_missing_and_what_does_not_fit(capsys) -> None:
     code, _, err = run(capsys, *QUESTION, "--kv-cache", "fp7")
     assert code == 2
     assert "fp8" in err
+
+
+def test_pools_that_were_not_priced_stay_in_the_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With some pairs priced the bound is the least price of the next; with all of them nothing is left below it."""
+    from perfmodel.plan.serving import split
+
+    asked = dict(model="llama-3.1-8b", cluster="dgx-h100", slo={"ttft_s": 0.08, "tpot_s": 0.02})
+    workload = pm.Workload(prompt_tokens=2000, output_tokens=200, arrival_rate_per_s=20)
+    monkeypatch.setattr(split, "MOST_PAIRS", 16)
+    some = pm.plan_serving(workload=workload, modes="disaggregated", **asked)
+    monkeypatch.setattr(split, "MOST_PAIRS", 10**6)
+    every = pm.plan_serving(workload=workload, modes="disaggregated", **asked)
+    best = every.decision["usd_per_hour"]
+    assert every.certificate.bound == best
+    assert every.certificate.optimal
+    assert some.certificate.bound < best <= some.decision["usd_per_hour"]
+    assert not some.certificate.optimal
+    assert some.certificate.gap == some.decision["usd_per_hour"] / some.certificate.bound - 1

@@ -14,7 +14,7 @@ from perfmodel.plan.serving.question import MOST_IN_AN_ENGINE, ServingQuestion, 
 from perfmodel.plan.serving.reasons import why_not, with_other_precisions
 from perfmodel.plan.serving.records import FrontierPoint, ServingAlternative, ServingPlan
 from perfmodel.plan.serving.space import Candidate
-from perfmodel.plan.serving.split import Split
+from perfmodel.plan.serving.split import Pools, Split
 from perfmodel.predict.serving.demand import demand_of
 from perfmodel.predict.serving.draw import facility_w
 from perfmodel.predict.serving.estimate import estimate_serving
@@ -54,10 +54,10 @@ def of_both(question: ServingQuestion, split: Split) -> tuple[float, float, int]
 
 def plan_of_engine(
     question: ServingQuestion, curves: Curves, i: int, order: list[int], found: dict[int, int],
-    watts: dict[int, float], split: Split | None,
+    watts: dict[int, float], pools: Pools | None,
 ) -> ServingPlan:  # fmt: skip
     """The plan of engines of one kind."""
-    one, replicas = curves.candidates[i], found[i]
+    one, replicas, split = curves.candidates[i], found[i], None if pools is None else pools.best
     working = max(1, replicas - question.redundancy)
     prediction = estimate_of(question, one, working)
     while prediction.slo_met is False and working - replicas < _MOST_MORE:
@@ -69,7 +69,7 @@ def plan_of_engine(
     draw = prediction.facility_w + spare_watts(curves, i, replicas - working)
     usd, used = replicas * one.usd_per_hour, replicas * one.accelerators
     return _plan(
-        question, curves,
+        question, curves, pools,
         decision={
             "mode": "aggregated", "replicas": replicas, "accelerators_used": used, "usd_per_hour": usd,
             "facility_w": draw, "serve": _role(one, replicas),
@@ -85,10 +85,12 @@ def plan_of_engine(
 
 
 def plan_of_split(
-    question: ServingQuestion, curves: Curves, split: Split, order: list[int], found: dict[int, int],
+    question: ServingQuestion, curves: Curves, pools: Pools, order: list[int], found: dict[int, int],
     watts: dict[int, float],
 ) -> ServingPlan:  # fmt: skip
     """The plan of two pools."""
+    split = pools.best
+    assert split is not None
     x, y = split.x + question.redundancy, split.y + question.redundancy
     ttft = Constraint(
         name="ttft_s", limit=question.slo.ttft_s or math.inf, value=split.ttft_s,
@@ -100,7 +102,7 @@ def plan_of_split(
     )  # fmt: skip
     draw, usd, used = of_both(question, split)
     return _plan(
-        question, curves,
+        question, curves, pools,
         decision={
             "mode": "disaggregated", "replicas": x + y, "accelerators_used": used, "usd_per_hour": usd,
             "facility_w": draw, "prefill": _role(split.prefill, x), "decode": _role(split.decode, y, split.batch),
@@ -208,20 +210,28 @@ def _frontier(question: ServingQuestion, curves: Curves) -> tuple[FrontierPoint,
     return tuple(kept)
 
 
-def _certificate(question: ServingQuestion, bound: float | None) -> Certificate:
+def _certificate(question: ServingQuestion, value: float | None, pools: Pools | None = None) -> Certificate:
+    """What is proven: engines of one kind are all priced, pairs of pools as far as their least price could win."""
     pruned = question.candidates.pruned
     priced = len(question.candidates.engines)
+    method = "every engine of the space on its whole curve; the fewest of each by doubling and halving"
+    bound = value
+    if value is not None and pools is not None:
+        method += f"; {pools.priced} pairs of pools, the cheapest for their work alone first"
+        bound = min(value, pools.others_usd_per_hour) if question.objective == "cost" else None
+        if math.isinf(pools.others_usd_per_hour):
+            bound = value
+    gap = None if value is None or bound is None else value / bound - 1.0
     return Certificate(
-        method="every engine of the space on its whole curve; the fewest of each by doubling and halving",
-        optimal=bound is not None, bound=bound, gap=None if bound is None else 0.0,
+        method=method, optimal=gap == 0.0, bound=bound, gap=gap,
         candidates=priced + sum(pruned.values()), priced=priced, pruned=pruned,
     )  # fmt: skip
 
 
-def _plan(question: ServingQuestion, curves: Curves, *, value: float, **parts: Any) -> ServingPlan:
+def _plan(question: ServingQuestion, curves: Curves, pools: Pools | None, *, value: float, **parts: Any) -> ServingPlan:
     return ServingPlan(
         perfmodel_version=__version__, data_version=data_version(), request=question.keywords, feasible=True,
-        frontier=_frontier(question, curves), certificate=_certificate(question, value),
+        frontier=_frontier(question, curves), certificate=_certificate(question, value, pools),
         sensitivities=(), infeasible_because=(), **parts,
     )  # fmt: skip
 

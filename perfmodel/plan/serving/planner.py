@@ -14,7 +14,7 @@ from perfmodel.plan.serving.energy import facility_watts, spare_watts
 from perfmodel.plan.serving.points import Curves, curves_of
 from perfmodel.plan.serving.question import MODES, OBJECTIVES, Limits, ServingQuestion, question_of
 from perfmodel.plan.serving.records import ServingPlan
-from perfmodel.plan.serving.split import Split, cheapest_split
+from perfmodel.plan.serving.split import Pools, Split, cheapest_split
 from perfmodel.predict.serving.traffic import attainment
 from perfmodel.specs.region import Region
 from perfmodel.specs.serving_software import ServingSoftware
@@ -80,28 +80,35 @@ def plan_serving(
         question, found = _most_served(question, curves)
     else:
         found = _within_size(question, curves.engines_for(question.rate_per_s, question.slo, range(len(engines))))
-    split = None
-    if "disaggregated" in question.modes and objective != "throughput":
-        value = partial(_split_value, question)
-        split = cheapest_split(curves, question.rate_per_s, question.slo, question.most, value, question.carbon)
     if "aggregated" not in question.modes:
         found = {}
     watts = facility_watts(curves, question.rate_per_s, found, question.redundancy)
     order = _ordered(question, curves, found, watts)
     within = [i for i in order if question.limits.keeps(watts[i], found[i] * engines[i].usd_per_hour)]
+    pools = _pools(question, curves, found, within)
     for i in _best_first(question, curves, within, found, watts):
-        plan = plan_of_engine(question, curves, i, order, found, watts, split)
+        plan = plan_of_engine(question, curves, i, order, found, watts, pools)
         decided = plan.decision or {}
-        if split is not None and _split_value(question, split) < (plan.certificate.bound or 0.0):
+        draw, usd, used = (decided[key] for key in ("facility_w", "usd_per_hour", "accelerators_used"))
+        if pools and pools.best and _split_value(question, pools.best) < question.value(draw, usd, used):
             break
-        if question.limits.keeps(decided["facility_w"], decided["usd_per_hour"]):
+        if question.limits.keeps(draw, usd):
             return plan
-    if split is not None:
-        return plan_of_split(question, curves, split, order, found, watts)
-    if "disaggregated" in question.modes and objective != "throughput":
-        value = partial(_split_value, replace(question, limits=Limits()))
-        split = cheapest_split(curves, question.rate_per_s, question.slo, question.most, value)
-    return nothing(question, curves, found, watts, split)
+    if pools and pools.best:
+        return plan_of_split(question, curves, pools, order, found, watts)
+    unlimited = None if question.limits == Limits() else _pools(replace(question, limits=Limits()), curves, {}, [])
+    return nothing(question, curves, found, watts, unlimited.best if unlimited else None)
+
+
+def _pools(question: ServingQuestion, curves: Curves, found: dict[int, int], within: list[int]) -> Pools | None:
+    """The best of two pools, if they are asked for; engines `within` the limits say what there is to beat."""
+    if "disaggregated" not in question.modes or question.objective == "throughput":
+        return None
+    beaten = min((found[i] * curves.candidates[i].usd_per_hour for i in within), default=math.inf)
+    return cheapest_split(
+        curves, question.rate_per_s, question.slo, question.most, partial(_split_value, question), question.carbon,
+        spare=question.redundancy, beaten_usd_per_hour=beaten if question.objective == "cost" else math.inf,
+    )  # fmt: skip
 
 
 def _within_size(question: ServingQuestion, found: dict[int, int]) -> dict[int, int]:
