@@ -8,15 +8,16 @@ from dataclasses import dataclass
 
 from perfmodel.errors import OutOfRangeError, PlanError
 from perfmodel.formulas.power import energy_at_clock
-from perfmodel.predict.power import least_energy_clock
 from perfmodel.specs.power import PowerSet
 
 __all__ = ["StageClocks", "plan_stage_clocks"]
 
+_PACES = 20
+
 
 @dataclass(frozen=True)
 class StageClocks:
-    """Clock ratio of each stage [1], and the busy energy of a micro-batch over all stages [J] before and after."""
+    """Clock ratio of each stage [1], and the energy of a micro-batch over all stages, waits included [J]."""
 
     clock_ratios: tuple[float, ...]
     energy_j: float
@@ -24,17 +25,18 @@ class StageClocks:
 
     @property
     def saved_share(self) -> float:
-        """Energy saved at no slowdown [1]."""
+        """Energy saved [1]."""
         return 1.0 - self.energy_j / self.energy_before_j
 
 
 def plan_stage_clocks(
     stage_s: Sequence[float], power: PowerSet, *, clock_bound_share: float = 1.0, slack: float = 0.0
 ) -> StageClocks:
-    """The least-energy clocks at which no stage takes longer than the slowest (times 1 + `slack`).
+    """The least-energy clocks at which no stage takes longer than the slowest (times up to 1 + `slack`).
 
-    `stage_s` [s] is a micro-batch's time in each stage at full clocks. Stages do not share a budget, so each takes its
-    own optimum: the clock of least energy, or the lowest that meets the pace if that is higher. Raises `PlanError`.
+    `stage_s` [s] is a micro-batch's time in each stage at full clocks. A stage that is early waits and draws its static
+    power meanwhile, so only the dynamic energy can be saved, and the lowest clock that keeps the pace saves most (Chung
+    et al. 2024, "Perseus", arXiv:2312.06902). Raises `PlanError`.
     """
     if not stage_s:
         raise PlanError("stage_s: is empty; give the seconds of each stage")
@@ -45,22 +47,23 @@ def plan_stage_clocks(
         raise OutOfRangeError(f"clock_bound_share: must be more than 0 and at most 1 (got {clock_bound_share!r})")
     if not 0 <= slack < math.inf:
         raise OutOfRangeError(f"slack: must be 0 or more (got {slack!r})")
-    dynamic = power.busy_w - float(power.static_w)
-    cheapest = least_energy_clock(power, clock_bound_share, dynamic)
-    pace = max(stage_s) * (1.0 + slack)
+    paces = [max(stage_s) * (1.0 + slack * step / _PACES) for step in range(_PACES + 1)]
+    plans = [_at_pace(stage_s, power, pace, clock_bound_share) for pace in (paces if slack else paces[:1])]
+    clocks, joules = min(plans, key=lambda plan: plan[1])
+    return StageClocks(clocks, joules, _joules(stage_s, power, max(stage_s), clock_bound_share, [1.0] * len(stage_s)))
+
+
+def _at_pace(stage_s: Sequence[float], power: PowerSet, pace: float, share: float) -> tuple[tuple[float, ...], float]:
+    """The lowest clocks that keep a pace, and what they take."""
+    slowest = float(power.min_clock_hz or 0.0) / float(power.clock_hz or 1.0)
     # time_at_clock solved for the clock: t (1 - s + s / r) = pace.
-    needed = [clock_bound_share / (pace / seconds - 1.0 + clock_bound_share) for seconds in stage_s]
-    clocks = tuple(min(1.0, max(cheapest, ratio)) for ratio in needed)
-    return StageClocks(
-        clocks,
-        sum(
-            _energy(power, seconds, dynamic, clock_bound_share, clock)
-            for seconds, clock in zip(stage_s, clocks, strict=True)
-        ),
-        sum(_energy(power, seconds, dynamic, clock_bound_share, 1.0) for seconds in stage_s),
-    )
+    clocks = tuple(min(1.0, max(slowest, share / (pace / seconds - 1.0 + share))) for seconds in stage_s)
+    return clocks, _joules(stage_s, power, pace, share, clocks)
 
 
-def _energy(power: PowerSet, seconds: float, dynamic_w: float, share: float, clock: float) -> float:
+def _joules(stage_s: Sequence[float], power: PowerSet, pace: float, share: float, clocks: Sequence[float]) -> float:
+    """Static power all the time, and the dynamic energy of the work at these clocks [J]."""
     slope, floor = float(power.voltage_slope), float(power.voltage_floor)
-    return float(energy_at_clock(seconds, float(power.static_w), dynamic_w, share, clock, slope, floor))
+    dynamic_w = power.busy_w - float(power.static_w)
+    work = (energy_at_clock(s, 0.0, dynamic_w, share, r, slope, floor) for s, r in zip(stage_s, clocks, strict=True))
+    return float(power.static_w) * pace * len(stage_s) + float(sum(work))
