@@ -32,7 +32,6 @@ __all__ = [
     "clock_under_cap",
     "device_power_of",
     "dynamic_ratio",
-    "least_energy_clock",
     "server_power_of",
     "watts_of_work",
 ]
@@ -199,16 +198,6 @@ def capped_job(power: PowerSet, mean_w: Number, cap_w: Number) -> CappedJob:
     seconds = idle_gap_time_at_clock(busy_s, 1.0 - busy_s, clock)
     joules = (1.0 - busy_s) * low + busy_s / clock * np.minimum(busy, cap_w)
     return CappedJob(seconds, joules / mean_w, clock, joules / seconds)
-
-
-def least_energy_clock(power: PowerSet, clock_bound_share: float, dynamic_w: float, steps: int = 1000) -> float:
-    """Clock ratio [1] of least energy for work whose `dynamic_w` [W] follows the clock."""
-    from perfmodel.formulas.power import energy_at_clock
-
-    clocks = np.linspace(_LOWEST_CLOCK, 1.0, steps)
-    slope, floor = float(power.voltage_slope), float(power.voltage_floor)
-    joules = energy_at_clock(1.0, float(power.static_w), dynamic_w, clock_bound_share, clocks, slope, floor)
-    return float(clocks[int(np.argmin(joules))])
 
 
 @dataclass(frozen=True)
