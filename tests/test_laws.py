@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perfmodel.formulas import attention_io, cost, memory, pipeline, zero_bubble
+from perfmodel.formulas import activations, attention_io, cost, memory, pipeline, zero_bubble
 
 few = settings(max_examples=40, derandomize=True, deadline=None)
 degrees = st.integers(1, 64)
@@ -31,12 +31,12 @@ def test_korthikanti_figure_7(model: str) -> None:
     d_model, n_heads, *published = FIGURE_7[model]
     tp = 8
     size = (2048, 1, d_model)
-    baseline = memory.activation_bytes_per_layer_korthikanti2022(*size, n_heads, tp, sequence_shards=1)
+    baseline = activations.activation_bytes_per_layer_korthikanti2022(*size, n_heads, tp, sequence_shards=1)
     computed = [
-        memory.activation_bytes_per_layer_korthikanti2022(*size, n_heads, tp, sequence_shards=tp),
-        memory.activation_bytes_per_layer_selective_korthikanti2022(*size, tp, sequence_shards=1),
-        memory.activation_bytes_per_layer_selective_korthikanti2022(*size, tp, sequence_shards=tp),
-        memory.activation_bytes_per_layer_full_recompute(*size, shards=1),
+        activations.activation_bytes_per_layer_korthikanti2022(*size, n_heads, tp, sequence_shards=tp),
+        activations.activation_bytes_per_layer_selective_korthikanti2022(*size, tp, sequence_shards=1),
+        activations.activation_bytes_per_layer_selective_korthikanti2022(*size, tp, sequence_shards=tp),
+        activations.activation_bytes_per_layer_full_recompute(*size, shards=1),
     ]
     for ours, paper in zip(computed, published, strict=True):
         assert abs(100 * ours / baseline - paper) < 1
@@ -44,8 +44,8 @@ def test_korthikanti_figure_7(model: str) -> None:
 
 @pytest.mark.parametrize(("d_model", "n_heads", "saved"), [(12288, 96, 0.70), (20480, 128, 0.65)])
 def test_korthikanti_section_5_selective_saves(d_model: int, n_heads: int, saved: float) -> None:
-    everything = memory.activation_bytes_per_layer_korthikanti2022(2048, 1, d_model, n_heads, 1, 1)
-    kept = memory.activation_bytes_per_layer_selective_korthikanti2022(2048, 1, d_model, 1, 1)
+    everything = activations.activation_bytes_per_layer_korthikanti2022(2048, 1, d_model, n_heads, 1, 1)
+    kept = activations.activation_bytes_per_layer_selective_korthikanti2022(2048, 1, d_model, 1, 1)
     assert 1 - kept / everything == pytest.approx(saved, rel=0.01, abs=0)  # two digits given
 
 
@@ -54,7 +54,7 @@ def test_korthikanti_section_5_selective_saves(d_model: int, n_heads: int, saved
 def test_korthikanti_equations(seq_len: int, micro_batch: int, tp: int, n_heads: int, d_head: int) -> None:
     h = n_heads * d_head
     sbh, scores = seq_len * micro_batch * h, 5 * n_heads * seq_len / h
-    law = memory.activation_bytes_per_layer_korthikanti2022
+    law = activations.activation_bytes_per_layer_korthikanti2022
     assert law(seq_len, micro_batch, h, n_heads, 1, 1) == pytest.approx(sbh * (34 + scores), rel=1e-12, abs=0)
     tensor = sbh * (10 + 24 / tp + scores / tp)
     assert law(seq_len, micro_batch, h, n_heads, tp, 1) == pytest.approx(tensor, rel=1e-12, abs=0)
@@ -68,19 +68,19 @@ def test_saved_tensors_agree_with_korthikanti(
 ) -> None:
     """A GPT layer from the modern parts is the paper's selective form without its two dropout masks."""
     d_model = n_heads * d_head
-    attention = memory.attention_activation_bytes(
+    attention = activations.attention_activation_bytes(
         seq_len, micro_batch, d_model, n_heads, n_heads, d_head, tp, 1, bytes_per_lse=0
     )
-    mlp = memory.gated_mlp_activation_bytes(seq_len, micro_batch, d_model, 4 * d_model, tp, 1, ff_tensors=2)
+    mlp = activations.gated_mlp_activation_bytes(seq_len, micro_batch, d_model, 4 * d_model, tp, 1, ff_tensors=2)
     masks = 2 * seq_len * micro_batch * d_model
-    paper = memory.activation_bytes_per_layer_selective_korthikanti2022(seq_len, micro_batch, d_model, tp, 1)
+    paper = activations.activation_bytes_per_layer_selective_korthikanti2022(seq_len, micro_batch, d_model, tp, 1)
     assert attention + mlp + masks == pytest.approx(paper, rel=1e-12, abs=0)
 
 
 def test_gated_layer_counts_llama_8b() -> None:
     """By hand, per token: 4 x 4096 norms, 2 x 4096 Q and output, 2 x 1024 K and V, 3 x 14336, in 2 B; 32 x 4 B."""
     by_hand = 2 * (4 * 4096 + 2 * 4096 + 2 * 1024 + 3 * 14336) + 4 * 32
-    law = memory.activation_bytes_per_layer_gated(1, 1, 4096, 14336, 32, 8, 128, tp=1, sequence_shards=1)
+    law = activations.activation_bytes_per_layer_gated(1, 1, 4096, 14336, 32, 8, 128, tp=1, sequence_shards=1)
     assert law == pytest.approx(by_hand, rel=1e-12, abs=0)
 
 
