@@ -80,7 +80,7 @@ BAD_INPUT = {
         [*ESTIMATE, *FLAGS, "--recompute", "full", "--recompute-modules", "mlp"],
         "recompute_modules: need recompute 'selective' (got 'full')",
     ),
-    "layers of selective": ([*ESTIMATE, *FLAGS, "--recompute-layers", "2"], "with recompute 'full'"),
+    "layers of selective": ([*ESTIMATE, *FLAGS, "--recompute-layers", "2"], "needs recompute 'full'"),
     "offload of nothing": (
         [*ESTIMATE, *FLAGS, "--offload", "0.5"],
         "must be a table of numbers, as activations=0.5",
@@ -146,7 +146,7 @@ BAD_FILES: dict[str, tuple[str, str | bytes, str]] = {
     "number for a name": ("s.toml", "precision = 16", "s.toml: precision: must be text (got 16)"),
     "number for a model": ("s.toml", "model = 16", "s.toml: model: must be an id, a path or a table (got 16)"),
     "number for a switch": ("s.toml", "sequence_parallel = 1", "sequence_parallel: must be true or false (got 1)"),
-    "number for a list": ("s.toml", "stage_layers = 1", "stage_layers: must be a list of whole numbers (got 1)"),
+    "text for a list": ("s.toml", 'stage_layers = "1"', "stage_layers: must be a list of whole numbers (got '1')"),
     "number for a table": ("s.toml", "offload = 1", "offload: must be a table of numbers, as activations=0.5 (got 1)"),
     "another document": ("s.json", '{"document": "perfmodel/serving-plan/1"}', "unknown document"),
     "document without request": (

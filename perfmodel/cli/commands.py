@@ -62,7 +62,7 @@ def plan_training(args: Namespace) -> int:
     plan = pm.plan_training(**question).to_dict()
 
     def page(console: Console) -> None:
-        from perfmodel.cli.render import plan_page
+        from perfmodel.cli.render_plan import plan_page
 
         plan_page(console, plan, names)
 

@@ -81,9 +81,10 @@ def checked(option: Option, value: Any, label: str, *, typed_as: str | None = No
             _known(option, item, label)
         return tuple(value)
     else:
-        if not isinstance(value, (list, tuple)):
+        if isinstance(value, (str, Mapping)):
             raise PlanError(f"{label}: must be a list of whole numbers (got {got})")
-        return tuple(_whole(option, item, label, _shown(item)) for item in value)
+        several = value if isinstance(value, (list, tuple)) else [value]
+        return tuple(_whole(option, item, label, _shown(item)) for item in several)
     return value
 
 
@@ -174,7 +175,7 @@ _JSON_KINDS: dict[str, dict[str, Any]] = {
     "number": {"type": "number"},
     "switch": {"type": "boolean"},
     "texts": {"type": "array", "items": {"type": "string"}},
-    "wholes": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+    "wholes": {"anyOf": [{"type": "integer"}, {"type": "array", "items": {"type": "integer", "minimum": 0}}]},
     "shares": {"type": "object", "additionalProperties": False},
 }
 

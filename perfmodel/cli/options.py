@@ -102,7 +102,12 @@ LAYOUT = (
     Option("sequence_parallel", "switch", "split activations along the sequence inside tp"),
     Option("recompute", "text", "activations computed again", choices=("none", "selective", "full")),
     Option("recompute_modules", "texts", "modules that selective computes again, with commas", choices=MODULES),
-    _degree("recompute_layers", "layers of a stage that full computes again (default: all)"),
+    Option(
+        "recompute_layers",
+        "wholes",
+        "layers of a stage that full computes again, or of each stage with commas (default: all)",
+        low=0,
+    ),
     Option(
         "schedule",
         "text",

@@ -1,4 +1,4 @@
-"""Training estimates and plans as pages that a person reads; everything is taken from the document."""
+"""Training estimates as pages that a person reads; everything is taken from the document."""
 
 from __future__ import annotations
 
@@ -12,14 +12,29 @@ from rich.text import Text
 
 from perfmodel.cli import format as fmt
 
-__all__ = ["estimate_page", "heading", "memory_page", "plain_table", "plan_page"]
+__all__ = [
+    "LAYOUT_WORDS",
+    "ROOMY",
+    "Document",
+    "breakdown",
+    "cell",
+    "estimate_page",
+    "heading",
+    "headline",
+    "layout_table",
+    "memory_page",
+    "memory_table",
+    "plain_table",
+    "remarks",
+    "subject_of",
+]
 
 Document = Mapping[str, Any]
 _COLOURS = {"compute": "green", "memory": "magenta", "link": "yellow"}
 _WAITING = "red"  # latency, host, dependency: nothing works
 _SMALLEST_SHARE, _INVISIBLE_SHARE = 0.01, 0.0005
-_DEEPEST, _BAR, _ROOMY = 3, 20, 100
-_LAYOUT_WORDS = {
+_DEEPEST, _BAR, ROOMY = 3, 20, 100
+LAYOUT_WORDS = {
     "tp": "tp",
     "pp": "pp",
     "dp": "dp",
@@ -45,8 +60,6 @@ _PIECES = {
     "cp_exchange": "context parallel ranks share by",
 }
 """Parts of a layout that are too long for a column, or seldom given."""
-_SHORT = {"micro_batch": "mb", "sequence_parallel": "sp"}
-_DEGREES = ("tp", "pp", "dp", "micro_batch")
 _ALWAYS = ("tp", "pp", "dp", "micro_batch", "zero_stage", "recompute")
 _OFF: dict[str, tuple[Any, ...]] = {
     "dp_shard": (None,),
@@ -58,42 +71,25 @@ _OFF: dict[str, tuple[Any, ...]] = {
 
 def estimate_page(console: Console, estimate: Document, names: Document) -> None:
     """The page of `estimate training`; `names` may give better names than the ids of `model` and `accelerator`."""
-    _headline(console, estimate["request"], estimate, names)
-    _layout(console, "Layout", estimate["request"]["layout"], estimate)
-    _breakdown(console, estimate)
-    _memory(console, estimate["memory_bytes"], None)
-    _remarks(console, estimate)
+    headline(console, estimate["request"], estimate, names)
+    layout_table(console, "Layout", estimate["request"]["layout"], estimate)
+    breakdown(console, estimate)
+    memory_table(console, estimate["memory_bytes"], None)
+    remarks(console, estimate)
 
 
 def memory_page(console: Console, estimate: Document, names: Document) -> None:
     """The page of `estimate memory`."""
     request, memory = estimate["request"], estimate["memory_bytes"]
-    subject = _subject(request, names, estimate["accelerators_used"])
+    subject = subject_of(request, names, estimate["accelerators_used"])
     held = _of(memory["total"], memory["capacity"])
     console.print(Text.assemble((f"{subject}: ", "bold"), (held, "bold green" if estimate["fits"] else "bold red")))
     if not estimate["fits"]:
         console.print(Text(f"DOES NOT FIT: {fmt.bytes_(memory['total'] - memory['capacity'])} too much", "bold red"))
     console.print(Text(_question(request), "dim"))
-    _layout(console, "Layout", request["layout"], estimate)
-    _memory(console, memory, None)
-    _remarks(console, estimate)
-
-
-def plan_page(console: Console, plan: Document, names: Document) -> None:
-    """The page of `plan training`."""
-    request, prediction = plan["request"], plan["prediction"]
-    if prediction is None:
-        _nothing_fits(console, plan, names)
-        return
-    _headline(console, request, prediction, names)
-    _layout(console, f"Best layout for {request.get('objective', 'time')}", plan["decision"]["layout"], prediction)
-    _breakdown(console, prediction)
-    limits = {constraint["name"]: constraint for constraint in plan["constraints"]}
-    _memory(console, prediction["memory_bytes"], limits.get("memory_bytes"))
-    _alternatives(console, plan)
-    _sensitivities(console, plan["sensitivities"], prediction["step_time_s"])
-    _certificate(console, plan["certificate"])
-    _remarks(console, prediction)
+    layout_table(console, "Layout", request["layout"], estimate)
+    memory_table(console, memory, None)
+    remarks(console, estimate)
 
 
 def heading(console: Console, text: str, remark: str = "") -> None:
@@ -111,12 +107,12 @@ def plain_table(*columns: str, left: Sequence[int] = (0,), gap: int = 2) -> Tabl
     return table
 
 
-def _headline(console: Console, request: Document, estimate: Document, names: Document) -> None:
+def headline(console: Console, request: Document, estimate: Document, names: Document) -> None:
     low, high = estimate["step_time_interval_s"]
     memory = estimate["memory_bytes"]
     console.print(
         Text.assemble(
-            (f"{_subject(request, names, estimate['accelerators_used'])}: ", "bold"),
+            (f"{subject_of(request, names, estimate['accelerators_used'])}: ", "bold"),
             (f"{fmt.seconds(estimate['step_time_s'])} per step", "bold green"),
             f" ({fmt.seconds_interval(low, high)}), ",
             (f"{fmt.percent(estimate['mfu'])} MFU", "bold green"),
@@ -163,7 +159,7 @@ def _question(request: Document) -> str:
     return text if trainable == "all" else f"{text}, {trainable}"
 
 
-def _subject(request: Document, names: Document, accelerators: int) -> str:
+def subject_of(request: Document, names: Document, accelerators: int) -> str:
     model = names.get("model") or request["model"]
     accelerator = names.get("accelerator") or f"accelerators of {fmt.called(request['cluster'])}"
     of = "" if accelerators == request["accelerators"] else f" of {request['accelerators']:,}"
@@ -185,15 +181,15 @@ def _run(console: Console, run: Document) -> None:
     )
 
 
-def _layout(console: Console, title: str, layout: Document, estimate: Document) -> None:
+def layout_table(console: Console, title: str, layout: Document, estimate: Document) -> None:
     heading(console, title)
-    shown = [key for key in _LAYOUT_WORDS if key in layout and (key in _ALWAYS or not _is_off(key, layout[key]))]
-    gap = 2 if console.width >= _ROOMY else 1
-    table = plain_table(*(_LAYOUT_WORDS[key] for key in shown), "micro-batches", left=(), gap=gap)
-    table.add_row(*(_cell(layout[key]) for key in shown), fmt.count(estimate["n_microbatches"]))
+    shown = [key for key in LAYOUT_WORDS if key in layout and (key in _ALWAYS or not _is_off(key, layout[key]))]
+    gap = 2 if console.width >= ROOMY else 1
+    table = plain_table(*(LAYOUT_WORDS[key] for key in shown), "micro-batches", left=(), gap=gap)
+    table.add_row(*(cell(layout[key]) for key in shown), fmt.count(estimate["n_microbatches"]))
     console.print(table)
     pieces = [(word, layout.get(key)) for key, word in _PIECES.items()]
-    text = "; ".join(f"{word}: {_cell(value)}" for word, value in pieces if value not in (None, [], {}))
+    text = "; ".join(f"{word}: {cell(value)}" for word, value in pieces if value not in (None, [], {}))
     if text:
         console.print(Text(text, "dim"))
 
@@ -202,7 +198,7 @@ def _is_off(key: str, value: Any) -> bool:
     return value in _OFF.get(key, (1, None))
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (list, tuple)):
@@ -218,7 +214,7 @@ def _runs(items: Sequence[Any]) -> str:
     return ", ".join(str(item) if count == 1 else f"{count} x {item}" for item, count in runs)
 
 
-def _breakdown(console: Console, estimate: Document) -> None:
+def breakdown(console: Console, estimate: Document) -> None:
     heading(console, "Where the step goes", "exposed time; busy: what the resource works")
     step = estimate["step_time_s"]
     table = plain_table("", fmt.time_unit(step), "", "share", "bound by", "busy", left=(0, 2, 4))
@@ -264,7 +260,7 @@ def _row(table: Table, term: Document, step: float, depth: int, plain: bool) -> 
     )
 
 
-def _memory(console: Console, memory: Document, limit: Document | None) -> None:
+def memory_table(console: Console, memory: Document, limit: Document | None) -> None:
     capacity, total = memory["capacity"], memory["total"]
     spare = capacity - total
     room = f"{fmt.bytes_(spare)} free" if spare >= 0 else f"{fmt.bytes_(-spare)} too much"
@@ -289,81 +285,7 @@ def _of(total: float, capacity: float) -> str:
     return f"{used} of {number} {unit}" if used_unit == unit else f"{used} {used_unit} of {number} {unit}"
 
 
-def _alternatives(console: Console, plan: Document) -> None:
-    prediction, others = plan["prediction"], plan["alternatives"]
-    if not others:
-        heading(console, "Alternatives", "none: no other layout is as fast, as lean or as cheap")
-        return
-    ties = sum(bool(other["tied"]) for other in others)
-    remark = f"= tied with the best within the error of the model ({ties})" if ties else "none within the model's error"
-    heading(console, "Alternatives on the frontier", remark)
-    best = prediction | plan["decision"] | {"memory_bytes": prediction["memory_bytes"]["total"], "tied": True}
-    rows = [best, *others]
-    keys = [key for key in _LAYOUT_WORDS if key in _DEGREES or (key != "schedule" and _differs(key, rows))]
-    fewer = len({row["accelerators_used"] for row in rows}) > 1
-    heads = [_SHORT.get(key, _LAYOUT_WORDS[key]) for key in keys]
-    unit = fmt.time_unit(best["step_time_s"])
-    gap = 2 if console.width >= _ROOMY else 1
-    table = plain_table(
-        "", *heads, f"step {unit}", "80 %", "MFU", "memory", "USD/step", *(["used"] if fewer else []), gap=gap
-    )
-    for row in rows:
-        ends = (fmt.seconds_beside(end, best["step_time_s"], 3) for end in row["step_time_interval_s"])
-        cells = [_cell(row["layout"].get(key)) for key in keys]
-        cells += [fmt.seconds_beside(row["step_time_s"], best["step_time_s"], 3), "-".join(ends)]
-        cells += [fmt.percent(row["mfu"]), fmt.bytes_(row["memory_bytes"]), fmt.usd(row["cost_usd_per_step"])]
-        cells += [f"{row['accelerators_used']:,}"] if fewer else []
-        mark = "best" if row is best else "=" if row["tied"] else ""
-        table.add_row(mark, *cells, style="bold" if row is best else "")
-    console.print(table)
-
-
-def _differs(key: str, rows: Sequence[Document]) -> bool:
-    return any(row["layout"].get(key) != rows[0]["layout"].get(key) for row in rows)
-
-
-def _sensitivities(console: Console, found: Sequence[Document], step: float) -> None:
-    shares = [(entry, entry["if_doubled_step_time_s"] / step - 1.0) for entry in found]
-    telling = [(entry, share) for entry, share in shares if abs(share) >= 0.005]
-    if not telling:
-        return
-    heading(console, "What would help most", "the step if one quantity doubled, all else as it is")
-    table = plain_table("twice the", "step", "change", "1 % more gives")
-    for entry, share in telling:
-        table.add_row(
-            _hardware_words(entry["quantity"]),
-            fmt.seconds(entry["if_doubled_step_time_s"]),
-            Text(fmt.percent(share, signed=True), "green" if share < 0 else "red"),
-            f"{entry['elasticity']:+.2f} %",
-        )
-    console.print(table)
-
-
-def _hardware_words(quantity: str) -> str:
-    key, _, of = quantity.partition(".")
-    words = key.replace("_byte_per_s", " bandwidth").replace("_flop_per_s", " FLOP/s").replace("_s", "")
-    return f"{of} {words}".strip().replace("_", " ").replace("hbm", "HBM")
-
-
-def _certificate(console: Console, certificate: Document) -> None:
-    pruned = {rule: n for rule, n in certificate["pruned"].items() if n}
-    heading(console, "How sure that nothing better was missed")
-    proof = "optimal within the space" if certificate["optimal"] else "not proven optimal"
-    if certificate.get("gap"):
-        proof += f", gap {fmt.percent(certificate['gap'])}"
-    if certificate["stopped_by"]:
-        proof += f", stopped by the {certificate['stopped_by'].replace('_', ' ')}"
-    console.print(
-        f"{certificate['candidates']:,} candidates, {certificate['priced']:,} priced: {certificate['method']}; {proof}"
-    )
-    table = plain_table("pruned", "because", left=(1,))
-    for rule, n in sorted(pruned.items(), key=lambda item: -item[1]):
-        table.add_row(f"{n:,}", rule, style="dim")
-    if pruned:
-        console.print(table)
-
-
-def _remarks(console: Console, estimate: Document) -> None:
+def remarks(console: Console, estimate: Document) -> None:
     warnings = estimate["warnings"]
     if warnings:
         heading(console, "Mind", "each of these widens the interval")
@@ -378,14 +300,3 @@ def _remarks(console: Console, estimate: Document) -> None:
         heading(console, "Notes")
     for note in notes:
         console.print(f"- {note}", markup=False)
-
-
-def _nothing_fits(console: Console, plan: Document, names: Document) -> None:
-    subject = _subject(plan["request"], names, plan["request"]["accelerators"])
-    console.print(Text.assemble(("No feasible layout", "bold red"), (f" for {subject}", "bold")))
-    for reason in plan["infeasible_because"]:
-        console.print(f"- {reason}", markup=False)
-    for constraint in plan["constraints"]:
-        value, limit = (fmt.quantity(constraint["name"], constraint[part]) for part in ("value", "limit"))
-        console.print(Text(f"{constraint['name']}: {value} needed at least, {limit} allowed", "dim"))
-    _certificate(console, plan["certificate"])

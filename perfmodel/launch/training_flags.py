@@ -86,6 +86,10 @@ def _recomputed(layout: ParallelLayout) -> dict[str, Any]:
         return flags | ({"recompute_modules": layout.recompute_modules} if layout.recompute_modules else {})
     if layout.recompute_layers is None:
         return flags | {"recompute_method": "uniform", "recompute_num_layers": 1}
+    if not isinstance(layout.recompute_layers, int):
+        raise PlanError(
+            f"recompute_layers: Megatron repeats as many layers on every stage (got {list(layout.recompute_layers)})"
+        )
     # Each chunk of a stage counts its own layers.
     each, rest = divmod(layout.recompute_layers, layout.vpp)
     if rest or not each:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from perfmodel.plan.space import Rows, Space
+from perfmodel.plan.space import Space
 from perfmodel.predict.cost import Cost
 from perfmodel.predict.degrees import Degrees
 from perfmodel.predict.layer import Layer
@@ -45,8 +46,8 @@ class Loads:
             self._whole[sequence_parallel] = load.lean(task.steps.device_power.draw if busy else None)
             self._weight_gradient[sequence_parallel] = load.layer.weight_gradient
 
-    def of(self, rows: Rows, sequence_parallel: bool, axes: int) -> Load:
-        """The layers and ends of some rows, as columns before `axes - 1` axes of length one."""
+    def of(self, rows: Mapping[str, Any], sequence_parallel: bool, axes: int) -> Load:
+        """The layers and ends of some rows, as columns before `axes - 1` axes of length one; numbers give numbers."""
         at = [
             np.searchsorted(values, np.minimum(rows[name], 2.0) if name == "pp" else rows[name])
             for name, values in self._values.items()

@@ -9,7 +9,7 @@ from perfmodel.predict.records import Record, TrainingEstimate
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["Alternative", "Certificate", "Constraint", "Plan", "Sensitivity", "TrainingPlan"]
+__all__ = ["Alternative", "Certificate", "Constraint", "Layerwise", "Plan", "Sensitivity", "TrainingPlan"]
 
 
 class Constraint(Record):
@@ -58,6 +58,22 @@ class Alternative(Record):
     tied: bool
 
 
+class Layerwise(Record):
+    """The layout that chooses layers and recomputed layers for every stage of 1F1B apart (None: none is better).
+
+    It has the least time in its pipeline (slowest stage and bubble) of all, exactly: of `meshes` whose memory allows a
+    pace that might beat the plan, `solved` were solved before the bound of the next was no better. `step_change` [1]
+    is against the decision, which frameworks can be told.
+    """
+
+    layout: dict[str, Any] | None
+    step_time_s: float | None
+    step_change: float | None
+    memory_bytes: float | None
+    meshes: int
+    solved: int
+
+
 class Plan(Record):
     """What a planner returns."""
 
@@ -81,6 +97,7 @@ class TrainingPlan(Plan):
     constraints: tuple[Constraint, ...]
     alternatives: tuple[Alternative, ...]
     certificate: Certificate
+    layerwise: Layerwise | None = None
     sensitivities: tuple[Sensitivity, ...]
     infeasible_because: tuple[str, ...]
     sources: tuple[str, ...]

@@ -36,7 +36,10 @@ _ROWS_AT_ONCE = 1 << 16
 
 @dataclass(frozen=True)
 class Found:
-    """The best layouts within all limits, best first, as columns; counts are over the whole space."""
+    """The best layouts within all limits, best first, as columns; counts are over the whole space.
+
+    `unplaced` are the rows of one chunk a stage that could be best if every stage took as long as the mean one.
+    """
 
     n_layers: int
     columns: dict[str, NDArray[np.float64]]
@@ -46,6 +49,8 @@ class Found:
     priced: int
     fitting: int
     pruned: dict[str, int]
+    unplaced: tuple[tuple[Switches, Rows], ...]
+    loads: Loads
 
     def layout(self, index: int) -> ParallelLayout:
         """One of the kept layouts."""
@@ -120,7 +125,8 @@ class _Search:
             self._rounds([self._split(pile) for pile in piles if pile.switches.schedule == PLAIN], 1.0)
         by_hand = sum(one.priced for one in self.kept) - by_default
         self.pruned[BOUND_UNEVEN] = self.space.uneven - by_hand
-        return _gathered(self.space.model.n_layers, self.kept, self.pruned)
+        unplaced = tuple((pile.switches, self._unplaced(pile)) for pile in piles if pile.switches.schedule == PLAIN)
+        return _gathered(self.space.model.n_layers, self.kept, self.pruned, unplaced, self.loads)
 
     # Bounds
 
@@ -186,10 +192,15 @@ class _Search:
 
     def _split(self, pile: _Pile) -> _Pile:
         """The rows of one chunk a stage that can still be best, with every split of their layers."""
-        rows = self._within(pile, pile.rows(np.flatnonzero(pile.floor < self.best)), counted=False)
-        rows = _with_splits(rows, self.space.model.n_layers)
+        rows = _with_splits(self._unplaced(pile), self.space.model.n_layers)
         floor = self._floor(rows, pile.switches) if rows else np.zeros(0)
         return _Pile(pile.switches, floor, lambda positions: {name: column[positions] for name, column in rows.items()})
+
+    def _unplaced(self, pile: _Pile) -> Rows:
+        """The rows of one chunk a stage that can still be best."""
+        rows = self._within(pile, pile.rows(np.flatnonzero(pile.floor < self.best)), counted=False)
+        plain = (rows["vpp"] == 1) & (rows["pp"] > 1) if rows else None
+        return {name: column[plain] for name, column in rows.items()}
 
     # Prices
 
@@ -234,15 +245,17 @@ def _with_splits(rows: Rows, n_layers: int) -> Rows:
     if not rows:
         return {}
     parts = []
-    for pp in np.unique(rows["pp"][rows["vpp"] == 1]):
+    for pp in np.unique(rows["pp"]):
         splits = splits_of(n_layers, int(pp))
-        here = np.flatnonzero((rows["pp"] == pp) & (rows["vpp"] == 1))
+        here = np.flatnonzero(rows["pp"] == pp)
         part = {name: np.repeat(column[here], splits.shape[1]) for name, column in rows.items()}
         parts.append(part | {name: np.tile(line, len(here)) for name, line in zip(SPLIT, splits, strict=True)})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
 
 
-def _gathered(n_layers: int, kept: list[Kept], pruned: Counter[str]) -> Found:
+def _gathered(
+    n_layers: int, kept: list[Kept], pruned: Counter[str], unplaced: tuple[tuple[Switches, Rows], ...], loads: Loads
+) -> Found:
     """What chunks left behind as one table, best first."""
     kept = [one for one in kept if one.priced]
     names = dict.fromkeys(name for one in kept for name in one.columns)
@@ -263,4 +276,6 @@ def _gathered(n_layers: int, kept: list[Kept], pruned: Counter[str]) -> Found:
         priced=sum(one.priced for one in kept),
         fitting=sum(one.fitting for one in kept),
         pruned=dict(sum((one.pruned for one in kept), Counter(pruned))),
+        unplaced=unplaced,
+        loads=loads,
     )

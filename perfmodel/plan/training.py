@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from perfmodel._version import __version__
 from perfmodel.errors import OutOfRangeError, PlanError, unknown_name
+from perfmodel.plan.layerwise import LINEAR, stage_by_stage
 from perfmodel.plan.limits import Limit, limits_of
+from perfmodel.plan.pricing import Query
 from perfmodel.plan.reasons import nearest_of, reasons
-from perfmodel.plan.records import Alternative, Certificate, Constraint, TrainingPlan
+from perfmodel.plan.records import Alternative, Certificate, Constraint, Layerwise, TrainingPlan
 from perfmodel.plan.search import OBJECTIVES, Found, search
 from perfmodel.plan.sensitivity import step_sensitivities
 from perfmodel.plan.space import Space, space_of
@@ -103,7 +105,8 @@ def plan_training(
     certificate = _certificate(space, found)
     if not found.fitting:
         return _infeasible(task, request, certificate, space, limits)
-    return _feasible(task, request, certificate, found, limits, top)
+    layerwise = _layerwise(Query.of(task, objective, limits), found) if objective in LINEAR else None
+    return _feasible(task, request, certificate, found, limits, top, layerwise)
 
 
 def _schedules(names: Sequence[str] | None) -> tuple[str, ...] | None:
@@ -122,6 +125,7 @@ def _feasible(
     found: Found,
     limits: tuple[Limit, ...],
     top: int,
+    layerwise: Layerwise | None,
 ) -> TrainingPlan:
     layout = found.layout(0)
     prediction = _described(task, layout)
@@ -135,9 +139,27 @@ def _feasible(
         constraints=tuple(_constraint(limit, _needs(limit, prediction)) for limit in limits),
         alternatives=_alternatives(task, found, top),
         certificate=certificate,
+        layerwise=layerwise,
         sensitivities=step_sensitivities(task, layout),
         infeasible_because=(),
         sources=prediction.sources,
+    )
+
+
+def _layerwise(query: Query, found: Found) -> Layerwise:
+    """Whether stages with layers and recomputation of their own would beat the decision."""
+    layered = stage_by_stage(query, found.loads, found.unplaced, float(found.columns["value"][0]))
+    if layered.layout is None:
+        nothing = dict.fromkeys(("layout", "step_time_s", "step_change", "memory_bytes"))
+        return Layerwise(**nothing, meshes=layered.meshes, solved=layered.solved)
+    estimate = _described(query.task, layered.layout)
+    return Layerwise(
+        layout=layered.layout.model_dump(mode="json"),
+        step_time_s=estimate.step_time_s,
+        step_change=estimate.step_time_s / float(found.columns["step_time_s"][0]) - 1.0,
+        memory_bytes=estimate.memory_bytes.total,
+        meshes=layered.meshes,
+        solved=layered.solved,
     )
 
 

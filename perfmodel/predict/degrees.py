@@ -18,8 +18,8 @@ class Degrees:
     """Degrees and micro-batch may be arrays; the rest is the same for all layouts that are priced together.
 
     `shards` is the number of ranks among which ZeRO cuts its states; `recompute_layers` the layers of a stage that full
-    recomputation repeats (None: all); `offload_share` [1] of the kept activations goes to the host. Of the schedules
-    1F1B and interleaved are told apart by `vpp`.
+    recomputation repeats (None: all; a tuple: of each stage, with `stage_layers`); `offload_share` [1] of the kept
+    activations goes to the host. Of the schedules 1F1B and interleaved are told apart by `vpp`.
     """
 
     tp: Number
@@ -35,7 +35,7 @@ class Degrees:
     sequence_parallel: bool = False
     recompute: str = "none"
     recompute_modules: tuple[str, ...] = ()
-    recompute_layers: Number | None = None
+    recompute_layers: Number | tuple[int, ...] | None = None
     stage_layers: tuple[int, ...] | Stages | None = None
     offload_share: float = 0.0
     schedule: str = "1f1b"

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from perfmodel.errors import PlanError, unknown_name
 from perfmodel.predict.recompute import MODULES
-from perfmodel.predict.schedules import DUALPIPE, SCHEDULES, V_SHAPED
+from perfmodel.predict.schedules import DUALPIPE, SCHEDULES, V_SHAPED, WHOLE_BACKWARD
 from perfmodel.specs.architecture import Architecture
 from perfmodel.specs.cluster import Cluster
 
@@ -28,7 +28,8 @@ class ParallelLayout(BaseModel):
 
     `micro_batch` counts sequences; `dp_shard` is how many of the dp ranks share one ZeRO shard (None: all);
     `overlap` turns every overlap of communication off or on, and `cp_exchange` says how context-parallel ranks share
-    keys and values (None: as the software generation does).
+    keys and values (None: as the software generation does). `recompute_layers` counts the layers that full
+    recomputation repeats on every stage, or on each of them (None: all).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,7 +48,7 @@ class ParallelLayout(BaseModel):
     sequence_parallel: bool = True
     recompute: Literal["none", "selective", "full"] = "selective"
     recompute_modules: tuple[str, ...] = ()
-    recompute_layers: int | None = None
+    recompute_layers: int | tuple[int, ...] | None = None
     schedule: str = "1f1b"
     stage_layers: tuple[int, ...] | None = None
     vocab_parallel: Literal["none", "vocab-1", "vocab-2", "interlaced"] = "none"
@@ -76,6 +77,11 @@ class ParallelLayout(BaseModel):
         if isinstance(value, bool) or value not in (0, 1, 2, 3):
             raise ValueError("must be 0, 1, 2 or 3")
         return int(value)
+
+    @field_validator("recompute_layers", mode="before")
+    @classmethod
+    def _one_for_all(cls, value: Any) -> Any:
+        return value[0] if isinstance(value, (list, tuple)) and len(value) == 1 else value
 
     @field_validator("schedule")
     @classmethod
@@ -237,17 +243,36 @@ def _check_pieces(layout: ParallelLayout, model: Architecture) -> None:
             raise PlanError(f"recompute_modules: {unknown_name('module', module, MODULES)}")
     if layout.recompute_modules and layout.recompute != "selective":
         raise PlanError(f"recompute_modules: need recompute 'selective' (got {layout.recompute!r})")
-    if layout.recompute_layers is not None and (layout.recompute != "full" or layout.recompute_layers < 1):
-        raise PlanError(
-            f"recompute_layers: must be 1 or more, with recompute 'full' (got {layout.recompute_layers} with "
-            f"{layout.recompute!r})"
-        )
+    _check_recomputed(layout)
     for key, value in layout.offload.items():
         if key not in OFFLOADS:
             raise PlanError(f"offload: {unknown_name('key', key, OFFLOADS)}")
         largest = 1.0 if key == "activations" else float(model.n_layers)
         if not 0 <= value <= largest:
             raise PlanError(f"offload: {key} must be from 0 to {largest:g} (got {value!r})")
+
+
+def _check_recomputed(layout: ParallelLayout) -> None:
+    """Numbers of layers that full recomputation repeats."""
+    layers, stages = layout.recompute_layers, layout.stage_layers
+    if layers is None:
+        return
+    if layout.recompute != "full":
+        raise PlanError(f"recompute_layers: needs recompute 'full' (got {layout.recompute!r})")
+    if isinstance(layers, int):
+        if layers < 1:
+            raise PlanError(f"recompute_layers: must be 1 or more (got {layers}); recompute 'none' repeats nothing")
+        return
+    if stages is None or layout.schedule not in WHOLE_BACKWARD:
+        raise PlanError(
+            f"recompute_layers: one number for each stage needs stage_layers and schedule "
+            f"{' or '.join(map(repr, WHOLE_BACKWARD))} (got stage_layers {stages}, schedule {layout.schedule!r})"
+        )
+    if len(layers) != layout.pp or any(not 0 <= some <= all_ for some, all_ in zip(layers, stages, strict=False)):
+        raise PlanError(
+            f"recompute_layers: must be pp = {layout.pp} numbers from 0 to the layers of each stage "
+            f"{list(stages)} (got {list(layers)})"
+        )
 
 
 def _divisors(number: int, shown: int = 12) -> str:

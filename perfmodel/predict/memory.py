@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -52,7 +53,11 @@ def peak_memory(memory: StageMemory, stages: Stages, *, detail: bool = True) -> 
 
     Without `detail` only the total is right: all of it is called workspace.
     """
-    candidates = [memory.of(*place) for place in _places(memory.weights.model, memory.d, stages)]
+    d, model = memory.d, memory.weights.model
+    if isinstance(d.recompute_layers, tuple):
+        candidates = [memory.of(*place) for place in _every_place(model, d)]
+    else:
+        candidates = [memory.of(*place) for place in _places(model, d, stages)]
     if not detail:
         return Memory(0.0, 0.0, 0.0, 0.0, maximum(*(stage.total for stage in candidates)))
     fullest = candidates[0]
@@ -77,6 +82,16 @@ def _places(model: Architecture, d: Degrees, stages: Stages) -> list[tuple[Numbe
     ]
 
 
+def _every_place(model: Architecture, d: Degrees) -> Iterator[tuple[Number, Number, bool, Number, Number]]:
+    """The same of every stage, with the layers that it recomputes."""
+    assert isinstance(d.stage_layers, tuple)
+    assert isinstance(d.recompute_layers, tuple)
+    last = len(d.stage_layers) - 1
+    for stage, (layers, again) in enumerate(zip(d.stage_layers, d.recompute_layers, strict=True)):
+        head = float(stage == last)
+        yield float(layers + head * model.mtp_layers), float(stage), stage == 0, head, float(again)
+
+
 class StageMemory:
     """Memory of the stages of one layout (arrays give arrays); what stages have in common is computed once."""
 
@@ -84,15 +99,20 @@ class StageMemory:
         self.software, self.weights, self.d, self.share = software, weights, d, share
         self.n_microbatches = n_microbatches
 
-    def of(self, layers: Number, stage: Number, embeds: bool, predicts: Number) -> Memory:
-        """Bytes of one stage; `embeds` says that it holds the embedding, `predicts` is 1 where it holds the head."""
+    def of(
+        self, layers: Number, stage: Number, embeds: bool, predicts: Number, recomputed: Number | None = None
+    ) -> Memory:
+        """Bytes of one stage; `embeds` says that it holds the embedding, `predicts` is 1 where it holds the head.
+
+        Full recomputation repeats `recomputed` of its layers (None: as many as on every stage).
+        """
         weights, d, share, model = self.weights, self.d, self.share, self.weights.model
         state = weights.of_stage(layers * d.weight_copies, embeds, predicts)
         waiting = 0.0
         if d.schedule in SPLIT_BACKWARD and weights.trainable.trains_all:
             waiting = self.waiting_share(layers, first=embeds)
         in_flight = in_flight_microbatches(d.schedule, self.n_microbatches, d.pp, d.vpp, stage, waiting)
-        kept = self._kept(layers, in_flight, *self._layer(layers, embeds))
+        kept = self._kept(layers, in_flight, *self._layer(layers, embeds), recomputed=recomputed)
         if embeds and model.dropout:
             kept.append(
                 laws.embedding_dropout_bytes_korthikanti2022(
@@ -113,7 +133,14 @@ class StageMemory:
         return one * weight_operand_bytes_of_layer(model, self.share, self.weights.dtype, parts) / all_kept
 
     def _kept(
-        self, layers: Number, in_flight: Number, whole: Number, freed: Number, *, repeating: bool = True
+        self,
+        layers: Number,
+        in_flight: Number,
+        whole: Number,
+        freed: Number,
+        *,
+        repeating: bool = True,
+        recomputed: Number | None = None,
     ) -> list[Number]:
         """Activations of all micro-batches in flight, less what recomputation frees of them.
 
@@ -123,8 +150,9 @@ class StageMemory:
         if d.recompute == "none":
             return [every]
         repeated = layers
-        if d.recompute == "full" and d.recompute_layers is not None:
-            repeated = minimum(layers, d.recompute_layers)
+        recomputed = d.recompute_layers if recomputed is None else recomputed
+        if d.recompute == "full" and recomputed is not None:
+            repeated = minimum(layers, recomputed)
         again = [maximum(freed, 0.0) * minimum(repeated, 1.0)] if repeating else []
         return [every, -in_flight * freed * repeated, *again]
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from perfmodel.ops import minimum
 from perfmodel.predict.cost import Cost, Number
 from perfmodel.predict.degrees import Degrees
 from perfmodel.predict.layer import Layer
 from perfmodel.specs.architecture import Architecture
 from perfmodel.specs.software import Software
 
-__all__ = ["MODULES", "recompute_flops", "repeated_costs", "repeated_share"]
+__all__ = ["MODULES", "recompute_flops", "repeated_costs"]
 
 MODULES: dict[str, tuple[str, ...]] = {
     "core_attn": ("attention_core",),
@@ -23,13 +22,6 @@ MODULES: dict[str, tuple[str, ...]] = {
     "layernorm": (),
 }
 """The operations of a layer that recomputing a module repeats; names are those of Megatron-Core."""
-
-
-def repeated_share(d: Degrees, layers: Number) -> Number:
-    """Share of a stage's `layers` that the backward pass runs again as a whole."""
-    if d.recompute != "full":
-        return 0.0
-    return 1.0 if d.recompute_layers is None else minimum(1.0, d.recompute_layers / layers)
 
 
 def repeated_costs(software: Software, block: Layer, recompute: str, modules: tuple[str, ...] = ()) -> dict[str, Cost]:
@@ -55,12 +47,12 @@ def _selected(software: Software, modules: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def recompute_flops(
-    model: Architecture, software: Software, d: Degrees, layers: Number, global_batch: int, seq_len: int
+    model: Architecture, software: Software, d: Degrees, share: Number, global_batch: int, seq_len: int
 ) -> Number:
-    """Arithmetic of matrix products that a step repeats [flop]."""
+    """Arithmetic of matrix products that a step repeats [flop]; `share` [1] of all layers is run again as a whole."""
     if d.recompute == "full":
         head = 2.0 * sum(p.n * p.k for p in model.head_products) * global_batch * seq_len
-        return (model.forward_flops(global_batch, seq_len, attention="full") - head) * repeated_share(d, layers)
+        return (model.forward_flops(global_batch, seq_len, attention="full") - head) * share
     if d.recompute != "selective":
         return 0.0
     flops = 0.0

@@ -14,6 +14,7 @@ __all__ = [
     "SCHEDULES",
     "SPLIT_BACKWARD",
     "V_SHAPED",
+    "WHOLE_BACKWARD",
     "Passes",
     "ends_together",
     "in_flight_microbatches",
@@ -26,6 +27,8 @@ V_SHAPED = ("zb-v", "v-half", "v-min")
 DUALPIPE = "dualpipe"
 SPLIT_BACKWARD = ("zb-h1", "zb-h2", "zb-1p", "zb-2p", *V_SHAPED, DUALPIPE)
 """Schedules in which the gradients of the weights wait."""
+WHOLE_BACKWARD = ("gpipe", "1f1b")
+"""One chunk a rank and one backward pass: only in-flight micro-batches tell the stages apart."""
 FOLDED = (*V_SHAPED, DUALPIPE)
 """Schedules in which the first rank holds both the embedding and the head."""
 SCHEDULES = ("gpipe", "1f1b", "interleaved", *SPLIT_BACKWARD)

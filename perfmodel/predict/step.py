@@ -24,12 +24,13 @@ from perfmodel.predict.layer import Layer, Turn, added, layer, matmul_gradients,
 from perfmodel.predict.levels import lean_at_levels
 from perfmodel.predict.memory import Memory, StageMemory, peak_memory
 from perfmodel.predict.offload import offload_node
+from perfmodel.predict.pace import head_seconds, repeats_of, slowest_stage
 from perfmodel.predict.pipeline import Pipeline, passes_of
 from perfmodel.predict.power import DevicePower, device_power_of
-from perfmodel.predict.recompute import recompute_flops, repeated_costs, repeated_share
+from perfmodel.predict.recompute import recompute_flops, repeated_costs
 from perfmodel.predict.schedules import DUALPIPE, FOLDED, SPLIT_BACKWARD
 from perfmodel.predict.share import Share
-from perfmodel.predict.stages import Stages, fold, place_layers, relieve_head
+from perfmodel.predict.stages import fold, place_layers, relieve_head
 from perfmodel.predict.trainable import trainable_of
 from perfmodel.predict.weights import Weights
 from perfmodel.specs.architecture import Architecture
@@ -192,26 +193,27 @@ class StepModel:
             load = self.load(share, d.pp, d.recompute_modules)
             load = load if detail else load.lean(self.device_power.draw)
         block, ends, repeated = load.layer, load.ends, load.repeated.get(d.recompute, {})
-        again, part = total(repeated.values()), repeated_share(d, stages.full)
-        if d.recompute_layers is not None:
-            repeated = {name: cost * part for name, cost in repeated.items()}
-        one = alone = Turn.of(block, repeated)
-        phases: list[dict[str, Cost]] = [block.forward, block.backward, repeated]
+        again, head_s = total(repeated.values()), head_seconds(ends, d)
+        repeats = repeats_of(d, stages.full, block, again, head_s)
+        phases: list[dict[str, Cost]] = [block.forward, block.backward, _some(repeated, d, repeats.slowest)]
+        one = alone = Turn.of(block, phases[2])
+        if repeats.stage is not None:
+            alone = Turn.of(block, _some(repeated, d, repeats.mean))
         if d.schedule == DUALPIPE:
             phases = [*side_by_side(phases, self.software)]
             one = Turn.of(replace(block, forward=phases[0], backward=phases[1]), phases[2])
         if self.software.places_layers_freely and d.stage_layers is None:
             stages = relieve_head(stages, self.model.n_layers, d.pp, d.vpp, ends[0].seconds / one.all.seconds)
-            part = repeated_share(d, stages.full)
+            repeats = repeats_of(d, stages.full, block, again, head_s)
         if d.schedule in FOLDED:
             stages = fold(stages, d.weight_copies)
         stages = stages if detail else stages.compact()
-        slots, head_binds = _bottleneck(stages, one.all.seconds, _head_rank(ends, d))
+        slots, head_binds = slowest_stage(d, stages, repeats, one.all.seconds, head_s)
         layers = n_microbatches * slots
         device, exchanges = self._layer_terms(phases, layers, detail=detail)
         compute = Node.of("layers", *device)
         edge = self._edge_node(ends, n_microbatches, d, head_binds)
-        host = Host(self.model, self.software, self.kernels, share, part)
+        host = Host(self.model, self.software, self.kernels, share, repeats.slowest)
         late = host.layer_wait_s(one, again.seconds) * layers + host.ends_wait_s(ends) * n_microbatches
         pipeline = Pipeline(
             d,
@@ -251,7 +253,7 @@ class StepModel:
         tree = Node.of("step", *terms)
         host_s = host.layer_s * layers
         lower, upper = _bounds(tree, exchanges, host_s)
-        flops = recompute_flops(self.model, self.software, d, stages.full, global_batch, seq_len)
+        flops = recompute_flops(self.model, self.software, d, repeats.mean, global_batch, seq_len)
         return Step(tree, lower, upper, memory, flops)
 
     def _ends(self, share: Share, block: Layer) -> tuple[Cost, Cost]:
@@ -328,20 +330,12 @@ def _lean(term: Node, draw: Draw | None) -> Node:
     return term.lean(None if term.name in _FAR else draw)
 
 
+def _some(repeated: dict[str, Cost], d: Degrees, share: Number) -> dict[str, Cost]:
+    """What is repeated of the mean of some layers, of which recomputation repeats a share."""
+    return repeated if d.recompute_layers is None else {name: cost * share for name, cost in repeated.items()}
+
+
 def _bounds(tree: Node, exchanges: list[Node], host_s: Number) -> tuple[Number, Number]:
     """Perfect overlap: the longest of device, links and host. No overlap: everything in turn."""
     links_s = total(node.cost for node in exchanges).link_s
     return maximum(tree.cost.lower, links_s, host_s), tree.cost.upper + host_s
-
-
-def _head_rank(ends: tuple[Cost, Cost], d: Degrees) -> Number:
-    """Seconds of a micro-batch beside the layers on the rank with the head."""
-    if d.schedule in FOLDED:
-        return (ends[0].seconds + ends[1].seconds) / d.weight_copies
-    return ends[0].seconds
-
-
-def _bottleneck(stages: Stages, layer_s: Number, end_s: Number) -> tuple[Number, Number]:
-    """Layers of the slowest stage, and 1 where that stage also holds the head, which takes `end_s` more."""
-    elsewhere = less(stages.last * layer_s + end_s, stages.full * layer_s)
-    return where(elsewhere, stages.full, stages.last), where(elsewhere, 0.0, 1.0)

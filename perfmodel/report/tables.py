@@ -122,6 +122,7 @@ def layout_text(layout: Mapping[str, Any]) -> str:
     parts += [str(layout["schedule"])] if layout.get("pp", 1) > 1 and "schedule" in layout else []
     if layout.get("recompute", "none") != "none":
         some = layout.get("recompute_layers")
+        some = ", ".join(map(str, some)) if isinstance(some, (list, tuple)) else some
         parts.append(f"{layout['recompute']} recomputation{f' of {some} layers' if some else ''}")
     return ", ".join(parts) or "one accelerator"
 
