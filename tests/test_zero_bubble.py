@@ -218,6 +218,35 @@ def test_few_microbatches_take_the_published_time(
         assert time == pytest.approx(whole, rel=1e-12, abs=0)
 
 
+def dualpipe_peak(pp: int, m: int, kept_share: float, rank: int) -> float:
+    """Most that a rank holds while it walks through DualPipe's eight steps; a waiting W weighs `kept_share`."""
+    half, at = pp // 2, min(rank, pp - 1 - rank)
+    held = waiting = 0
+    peak = 0.0
+
+    def run(passes: str) -> None:
+        nonlocal held, waiting, peak
+        for one in passes:  # forward, whole backward, backward whose weight gradient waits, that weight gradient
+            held += {"F": 1, "B": -1, "b": -1, "w": 0}[one]
+            waiting += {"b": 1, "w": -1}.get(one, 0)
+            peak = max(peak, held + kept_share * waiting)
+
+    left = half - at - 1
+    run("F" * (2 * left) + "FF" * (at + 1) + "bwF" * left + "FBFB" * (m // 2 - pp + at + 1) + "BFB" * left)
+    run("B" * (at + 1) + "b" * (at + 1) + "wb" * left + "w" * (at + 1))
+    assert held == waiting == 0
+    return peak
+
+
+@few
+@given(st.integers(1, 12), st.integers(0, 6), st.floats(0, 6))
+def test_dualpipe_holds_what_its_order_of_passes_holds(half: int, more: int, kept_share: float) -> None:
+    pp, m = 2 * half, 4 * half + 2 * more
+    peak = max(dualpipe_peak(pp, m, kept_share, rank) for rank in range(pp))
+    law = zero_bubble.in_flight_microbatches_dualpipe(m, pp, kept_share)
+    assert law == pytest.approx(peak, rel=1e-12, abs=0)
+
+
 def test_operands_of_weight_gradients_are_32_sbh_in_a_gpt_layer() -> None:
     model = pm.load_model("zb-6.2b")
     kept = weight_operand_bytes_of_layer(model, Share(3.0, 1024), "fp16", kind_parts(model, 0.0))

@@ -322,18 +322,24 @@ def in_flight_microbatches_v_min(n_microbatches, pp):
 
 
 @formula
-def in_flight_microbatches_dualpipe(n_microbatches, pp):
-    r"""Micro-batches whose activations of a stage a rank holds at the peak of DualPipe, both directions together.
+def in_flight_microbatches_dualpipe(n_microbatches, pp, kept_share=1):
+    r"""Micro-batches' worth of activations of a stage that a rank holds at the peak of DualPipe, both directions.
 
-    .. math:: k = \min(m, p + 1)
+    .. math:: k = \max\left(\min(m, p + 1), \frac{\mu p}{2}, p - 1 + \mu \min(1, \tfrac p 2 - 1)\right)
 
     Symbols      m  n_microbatches [1] micro-batches per step, both directions together;
-                 p  pp [1] pipeline ranks;  returns [1]
-    Valid for    n_microbatches >= 1; pp >= 2
-    Monotone     n_microbatches +; pp +
-    Source       DeepSeek-AI 2024, "DeepSeek-V3 Technical Report", Table 2, arXiv:2412.19437
+                 p  pp [1] pipeline ranks, even;  \mu  kept_share [1] bytes that wait for W over those that wait for B;
+                 returns [1]
+    Assumptions  2 p micro-batches or more; weight gradients wait in the warm-up for one pass, and at the end on the
+                 middle ranks for as many as there are ranks in half of the pipeline
+    Valid for    n_microbatches >= 1; pp >= 2; kept_share >= 0
+    Monotone     n_microbatches +; pp +; kept_share +
+    Limits       kept_share = 0 -> min(n_microbatches, pp + 1)
+    Source       DeepSeek-AI 2024, "DeepSeek-V3 Technical Report", Table 2 (p + 1), arXiv:2412.19437; what waits for
+                 weight gradients by the order of passes of github.com/deepseek-ai/DualPipe
     """
-    return minimum(n_microbatches, pp + 1)
+    waiting = maximum(kept_share * pp / 2, pp - 1 + kept_share * minimum(1, pp / 2 - 1))
+    return maximum(minimum(n_microbatches, pp + 1), waiting)
 
 
 @formula

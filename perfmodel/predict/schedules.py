@@ -87,6 +87,8 @@ def in_flight_microbatches(
         return zero_bubble.in_flight_microbatches_zb_h1(n_microbatches, pp, stage, kept_share)
     if schedule == "zb-h2":
         return zero_bubble.in_flight_microbatches_zb_h2(n_microbatches, pp, stage, kept_share)
+    if schedule == DUALPIPE:
+        return zero_bubble.in_flight_microbatches_dualpipe(n_microbatches, pp, kept_share)
     if schedule in SPLIT_BACKWARD:
         return _held_everywhere(schedule, n_microbatches, pp) * maximum(kept_share, 1.0)
     plain = pipeline.in_flight_microbatches_1f1b(n_microbatches, pp, stage)
@@ -100,7 +102,6 @@ def _held_everywhere(schedule: str, n_microbatches: Number, pp: Number) -> Numbe
         "zb-2p": zero_bubble.in_flight_microbatches_zb_2p,
         "v-half": zero_bubble.in_flight_microbatches_v_half,
         "v-min": zero_bubble.in_flight_microbatches_v_min,
-        DUALPIPE: zero_bubble.in_flight_microbatches_dualpipe,
     }.get(schedule, pipeline.in_flight_microbatches_1f1b)
     return law(n_microbatches, pp)
 
