@@ -42,7 +42,8 @@ class Loads:
         self._weight_gradient: dict[bool, Cost] = {}
         for sequence_parallel in (False, True):
             degrees = Degrees(**shaped, dp=1.0, vpp=1.0, shards=1.0, sequence_parallel=sequence_parallel)
-            load = task.steps.load(task.steps.share(degrees, task.seq_len), shaped["pp"])
+            share = task.steps.share(degrees, task.seq_len)
+            load = task.steps.load(share, shaped["pp"], task.steps.planned_modules)
             self._whole[sequence_parallel] = load.lean(task.steps.device_power.draw if busy else None)
             self._weight_gradient[sequence_parallel] = load.layer.weight_gradient
 

@@ -94,7 +94,9 @@ def chunks_of(
     yield from np.split(order, np.flatnonzero(np.diff(part)) + 1)
 
 
-def unfolded(rows: Rows, layers: NDArray[np.float64], switches: Switches, recompute: str) -> Unfolded:
+def unfolded(
+    rows: Rows, layers: NDArray[np.float64], switches: Switches, recompute: str, modules: tuple[str, ...] = ()
+) -> Unfolded:
     """Every layout that the rows stand for under these switches, as degrees that broadcast."""
     d: dict[str, Any] = {name: rows[name].reshape(-1, 1, 1) for name in DEGREES}
     dp = d["dp"]
@@ -111,7 +113,7 @@ def unfolded(rows: Rows, layers: NDArray[np.float64], switches: Switches, recomp
     degrees = Degrees(
         **d, shards=np.maximum(dp / replicas, 1.0) * d["cp"], zero_stage=switches.zero_stage,
         sequence_parallel=switches.sequence_parallel, recompute=recompute, recompute_layers=counts,
-        stage_layers=by_hand, schedule=switches.schedule,
+        recompute_modules=modules if recompute == "selective" else (), stage_layers=by_hand, schedule=switches.schedule,
     )  # fmt: skip
     return Unfolded(degrees, replicas, allowed)
 
@@ -128,8 +130,9 @@ def price(
     query: Query, loads: Loads, rows: Rows, layers: NDArray[np.float64], switches: Switches, recompute: str
 ) -> Kept:
     """Price everything that the rows stand for, and keep the best within all limits."""
-    block = unfolded(rows, layers, switches, recompute)
-    task, load = query.task, loads.of(rows, switches.sequence_parallel, _AXES)
+    task = query.task
+    block = unfolded(rows, layers, switches, recompute, task.steps.planned_modules)
+    load = loads.of(rows, switches.sequence_parallel, _AXES)
     step = task.steps.price(block.degrees, task.global_batch, task.seq_len, detail=False, load=load)
     of = columns_of(task, block.degrees, step)
     kept = Kept(switches, recompute, {}, priced=int(block.allowed.sum()))

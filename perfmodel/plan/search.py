@@ -51,6 +51,7 @@ class Found:
     pruned: dict[str, int]
     unplaced: tuple[tuple[Switches, Rows], ...]
     loads: Loads
+    modules: tuple[str, ...]
 
     def layout(self, index: int) -> ParallelLayout:
         """One of the kept layouts."""
@@ -67,6 +68,7 @@ class Found:
             dp_shard=None if row["replicas"] == 1 else row["dp"] // row["replicas"],
             sequence_parallel=switches.sequence_parallel,
             recompute="none" if recomputed == 0 else kind,
+            recompute_modules=self.modules if kind == "selective" else (),
             recompute_layers=None if recomputed in (None, 0, row["layers"]) else recomputed,
             schedule=schedule,
             stage_layers=split_layers(self.n_layers, row["pp"], row["first"], row["last"]) if by_hand else None,
@@ -126,7 +128,8 @@ class _Search:
         by_hand = sum(one.priced for one in self.kept) - by_default
         self.pruned[BOUND_UNEVEN] = self.space.uneven - by_hand
         unplaced = tuple((pile.switches, self._unplaced(pile)) for pile in piles if pile.switches.schedule == PLAIN)
-        return _gathered(self.space.model.n_layers, self.kept, self.pruned, unplaced, self.loads)
+        modules = self.query.task.steps.planned_modules
+        return _gathered(self.space.model.n_layers, self.kept, self.pruned, unplaced, self.loads, modules)
 
     # Bounds
 
@@ -254,7 +257,12 @@ def _with_splits(rows: Rows, n_layers: int) -> Rows:
 
 
 def _gathered(
-    n_layers: int, kept: list[Kept], pruned: Counter[str], unplaced: tuple[tuple[Switches, Rows], ...], loads: Loads
+    n_layers: int,
+    kept: list[Kept],
+    pruned: Counter[str],
+    unplaced: tuple[tuple[Switches, Rows], ...],
+    loads: Loads,
+    modules: tuple[str, ...],
 ) -> Found:
     """What chunks left behind as one table, best first."""
     kept = [one for one in kept if one.priced]
@@ -278,4 +286,5 @@ def _gathered(
         pruned=dict(sum((one.pruned for one in kept), Counter(pruned))),
         unplaced=unplaced,
         loads=loads,
+        modules=modules,
     )

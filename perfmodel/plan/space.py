@@ -154,9 +154,10 @@ class Space:
 def space_of(task: TrainingTask, schedules: tuple[str, ...] | None = None) -> Space:
     """Every layout of a task, by default with the schedules that its software offers.
 
-    Where attention is fused nothing is stored that selective recomputation would free.
+    Selective recomputation repeats unfused attention, or the cheap modules that the software can name.
     """
-    recomputes = ("full",) if task.software.attention == "flash" else ("full", "selective")
+    selective = task.software.attention == "unfused" or task.steps.planned_modules
+    recomputes = ("full", "selective") if selective else ("full",)
     offered = schedules or task.software.schedules
     return training_space(task.model, task.cluster.accelerators, task.global_batch, task.seq_len, recomputes, offered)
 

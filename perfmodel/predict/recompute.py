@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from perfmodel.predict.cost import Cost, Number
 from perfmodel.predict.degrees import Degrees
 from perfmodel.predict.layer import Layer
 from perfmodel.specs.architecture import Architecture
 from perfmodel.specs.software import Software
 
-__all__ = ["MODULES", "recompute_flops", "repeated_costs"]
+__all__ = ["MODULES", "planned_modules", "recompute_flops", "repeated_costs"]
 
 MODULES: dict[str, tuple[str, ...]] = {
     "core_attn": ("attention_core",),
     "mla_up_proj": ("q_up", "kv_up"),
-    "mlp": ("mlp_up", "mlp_down"),
-    "moe": ("router", "expert_up", "expert_down", "shared_up", "shared_down", "expert_parallel"),
-    "shared_experts": ("shared_up", "shared_down"),
-    # Element-wise kernels: a pass over memory that other element-wise work hides in the error of its count.
-    "mlp_act": (),
-    "moe_act": (),
-    "layernorm": (),
+    "mlp": ("mlp_up", "mlp_down", "mlp_act"),
+    "moe": ("router", "expert_up", "expert_down", "shared_up", "shared_down", "expert_parallel", "mlp_act", "moe_act"),
+    "shared_experts": ("shared_up", "shared_down", "mlp_act"),
+    "mlp_act": ("mlp_act",),
+    "moe_act": ("moe_act",),
+    "layernorm": ("layernorm",),
 }
-"""The operations of a layer that recomputing a module repeats; names are those of Megatron-Core."""
+"""What recomputing a module repeats: operations of a layer, and its element-wise parts (`traffic.module_bytes`).
+
+Names are those of Megatron-Core.
+"""
 
 
-def repeated_costs(software: Software, block: Layer, recompute: str, modules: tuple[str, ...] = ()) -> dict[str, Cost]:
-    """Costs of what the backward pass repeats of one layer that is recomputed."""
+def planned_modules(software: Software, model: Architecture) -> tuple[str, ...]:
+    """The modules that a planner recomputes together: those that the stack offers and the model has."""
+    absent = {"mla_up_proj": model.latent is None, "moe_act": model.experts is None}
+    return tuple(module for module in software.recompute_modules if not absent.get(module, False))
+
+
+def repeated_costs(
+    software: Software, block: Layer, recompute: str, modules: tuple[str, ...], parts: Mapping[str, Cost]
+) -> dict[str, Cost]:
+    """Costs of what the backward pass repeats of one layer that is recomputed; `parts` are its element-wise modules."""
     if recompute == "full":
         again = dict(block.forward)
         if software.recompute_stops_early:
@@ -36,7 +48,8 @@ def repeated_costs(software: Software, block: Layer, recompute: str, modules: tu
                 again["tensor_parallel"] = again["tensor_parallel"] * 0.5
         return again
     if recompute == "selective":
-        return {name: block.forward[name] for name in _selected(software, modules) if name in block.forward}
+        costs = block.forward | dict(parts)
+        return {name: costs[name] for name in _selected(software, modules) if name in costs}
     return {}
 
 

@@ -27,10 +27,11 @@ from perfmodel.predict.offload import offload_node
 from perfmodel.predict.pace import head_seconds, repeats_of, slowest_stage
 from perfmodel.predict.pipeline import Pipeline, passes_of
 from perfmodel.predict.power import DevicePower, device_power_of
-from perfmodel.predict.recompute import recompute_flops, repeated_costs
+from perfmodel.predict.recompute import planned_modules, recompute_flops, repeated_costs
 from perfmodel.predict.schedules import DUALPIPE, FOLDED, SPLIT_BACKWARD
 from perfmodel.predict.share import Share
 from perfmodel.predict.stages import fold, place_layers, relieve_head
+from perfmodel.predict.traffic import module_bytes
 from perfmodel.predict.trainable import trainable_of
 from perfmodel.predict.weights import Weights
 from perfmodel.specs.architecture import Architecture
@@ -172,8 +173,14 @@ class StepModel:
         """The mean layer of the stage that sets the pace, and the ends, in the lasting load of a step."""
         block = self.layer(share, pp)
         block = block.settled(self.kernels) if self.steady else block
-        repeated = {kind: repeated_costs(self.software, block, kind, modules) for kind in ("selective", "full")}
+        parts = self._element_wise(share, pp) if modules else {}
+        repeated = {kind: repeated_costs(self.software, block, kind, modules, parts) for kind in ("selective", "full")}
         return Load(block, self._ends(share, block), repeated)
+
+    @cached_property
+    def planned_modules(self) -> tuple[str, ...]:
+        """The modules that a planner recomputes together."""
+        return planned_modules(self.software, self.model)
 
     def price(
         self, degrees: Degrees, global_batch: int, seq_len: int, *, detail: bool = True, load: Load | None = None
@@ -255,6 +262,16 @@ class StepModel:
         lower, upper = _bounds(tree, exchanges, host_s)
         flops = recompute_flops(self.model, self.software, d, repeats.mean, global_batch, seq_len)
         return Step(tree, lower, upper, memory, flops)
+
+    def _element_wise(self, share: Share, pp: Number) -> dict[str, Cost]:
+        """The element-wise modules of the mean layer, forward."""
+        bytes_of = [
+            (module_bytes(self.model, kind, self.software, share), part)
+            for kind, part in bottleneck_parts(self.model, pp)
+        ]
+        means = {name: sum(held[name] * part for held, part in bytes_of) for name in bytes_of[0][0]}
+        library = self.software.elementwise_library
+        return {name: self.kernels.elementwise(n_bytes, library) for name, n_bytes in means.items()}
 
     def _ends(self, share: Share, block: Layer) -> tuple[Cost, Cost]:
         """Head with loss, and embedding, of one micro-batch, both passes; layers that predict further tokens too."""

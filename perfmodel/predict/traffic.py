@@ -9,7 +9,7 @@ from perfmodel.specs.architecture import Architecture
 from perfmodel.specs.blocks import LayerKind
 from perfmodel.specs.software import Software
 
-__all__ = ["CAUSAL_SOFTMAX", "SCORE_DROPOUT", "elementwise_traffic"]
+__all__ = ["CAUSAL_SOFTMAX", "SCORE_DROPOUT", "elementwise_traffic", "module_bytes"]
 
 # Forward and backward bytes per element of 16-bit activations. Norm: x in, y out; dy and x in, dx out; where the
 # gradients of its own parameters are a kernel of their own, dy and x in once more; eager: a kernel for each of the cast
@@ -50,6 +50,17 @@ def elementwise_traffic(
         n_bytes = n_bytes + _mixer_bytes(model, kind, software, share, phase)
         phases.append(n_bytes + _ffn_bytes(model, kind, software, share, phase) + cast[phase])
     return (phases[0], phases[1]), model.norms_per_layer + 2.0 * branches
+
+
+def module_bytes(model: Architecture, kind: LayerKind, software: Software, share: Share) -> dict[str, Number]:
+    """Bytes [B] that the element-wise modules of one layer move forward, by the names of Megatron-Core."""
+    hidden = share.tokens * model.d_model / share.shards
+    dense, routed = _activation_bytes(model, kind, software, share, 0)
+    return {
+        "layernorm": model.norms_per_layer * _NORM[software.norm_backward][0] * hidden,
+        "mlp_act": dense,
+        "moe_act": routed,
+    }
 
 
 def _cast_bytes(model: Architecture, kind: LayerKind, share: Share, dtype: str) -> tuple[Number, Number]:
@@ -93,12 +104,21 @@ def _mixer_bytes(model: Architecture, kind: LayerKind, software: Software, share
 
 
 def _ffn_bytes(model: Architecture, kind: LayerKind, software: Software, share: Share, phase: int) -> Number:
-    activation = (_GATED[software.activation] if model.gated_mlp else _PLAIN)[phase]
-    if kind.ffn == "dense":
-        return activation * share.tokens * model.d_ff / share.tp
+    experts, activations = model.experts, sum(_activation_bytes(model, kind, software, share, phase))
+    if kind.ffn != "experts" or experts is None:
+        return activations
+    return activations + _PERMUTE[phase] * share.expert_tokens * experts.experts_per_token * model.d_model
+
+
+def _activation_bytes(
+    model: Architecture, kind: LayerKind, software: Software, share: Share, phase: int
+) -> tuple[Number, Number]:
+    """Bytes of the nonlinearity of a dense network or of shared experts, and of routed experts."""
+    activation = (_GATED[software.activation] if model.gated_mlp else _PLAIN)[phase] * share.tokens
     experts = model.experts
+    if kind.ffn == "dense":
+        return activation * model.d_ff / share.tp, 0.0
     if kind.ffn == "none" or experts is None:
-        return 0.0
-    copies = share.expert_tokens * experts.experts_per_token
-    routed = activation * copies * experts.d_ff / share.etp + _PERMUTE[phase] * copies * model.d_model
-    return routed + activation * share.tokens * experts.shared_d_ff / share.tp
+        return 0.0, 0.0
+    copies = share.expert_tokens / share.tokens * experts.experts_per_token
+    return activation * experts.shared_d_ff / share.tp, activation * copies * experts.d_ff / share.etp

@@ -36,6 +36,7 @@ class Software(SourcedSpec):
     * `attention`, `norm_backward`, `activation`: which kernels are fused; `wgrad_accumulation`: in the product or not;
     * `overlap_*`: which messages run behind computation; `context_parallel`: how key-value heads are shared;
     * `recompute_stops_early`: recomputation of a layer ends when its last saved tensor is back, not with its result;
+    * `recompute_modules`: the cheap modules that selective recomputation can name, which a planner recomputes together;
     * `shards_by_layer`: ZeRO's messages are those of one layer, whatever the stage;
     * `places_layers_freely`: pipeline layouts name the layers of each chunk and relieve the stage with the head;
     * `schedules`: the pipeline schedules that it offers, which a planner searches;
@@ -59,6 +60,7 @@ class Software(SourcedSpec):
     overlap_data: bool
     context_parallel: Literal["ring", "all-gather", "all-to-all"] = "ring"
     recompute_stops_early: bool = False
+    recompute_modules: tuple[str, ...] = ()
     shards_by_layer: bool = False
     places_layers_freely: bool = False
     expert_counts_on_host: bool = False
@@ -72,7 +74,7 @@ class Software(SourcedSpec):
     optimizer_bytes_per_param: Quantity
     workspace_bytes: QuantityOrZero
 
-    @field_validator("inherits", "schedules", "calibrated_on", mode="before")
+    @field_validator("inherits", "schedules", "calibrated_on", "recompute_modules", mode="before")
     @classmethod
     def _as_tuple(cls, value: Any) -> Any:
         return tuple(value) if isinstance(value, list) else value
