@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import tomllib
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ import perfmodel as pm
 from perfmodel.errors import SpecError
 from perfmodel.launch import EXPORTS, IMPORTS, export_plan, import_launch, load_table, versions
 from perfmodel.launch.engines import memory_fraction
-from perfmodel.launch.pipeline import layout_string, parse_layout_string
+from perfmodel.launch.pipeline import chunk_layers, layout_string, parse_layout_string
 from perfmodel.launch.plan import Bytes, Deployment, TrainingRun, normal_layout, read_plan
 from perfmodel.launch.shell import commands
 from perfmodel.launch.tables import tools
@@ -379,6 +380,49 @@ def test_uneven_layers_are_placed_as_they_were_priced() -> None:
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=6))
 def test_layout_strings_there_and_back(stages: list[int]) -> None:
     assert parse_layout_string(layout_string(tuple(stages)), "here") == tuple(stages)
+
+
+@FEW
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=6), st.integers(1, 7))
+def test_chunks_share_out_the_layers_of_their_stage(stages: list[int], vpp: int) -> None:
+    chunks = chunk_layers(tuple(stages), vpp)
+    assert len(chunks) == len(stages) * vpp
+    for stage, count in enumerate(stages):
+        own = chunks[stage :: len(stages)]
+        assert sum(own) == count
+        assert max(own) - min(own) <= 1
+        # The embedding stands before the first chunk and the head behind the last.
+        assert (own[-1] if stage == len(stages) - 1 else own[0]) == min(own) or stage not in (0, len(stages) - 1)
+
+
+@pytest.mark.parametrize(
+    ("model", "accelerators", "layout"),
+    [
+        ("mixtral-8x7b", 64, {"tp": 2, "pp": 2, "dp": 16, "ep": 8, "vpp": 10, "micro_batch": 4}),
+        ("llama-3.1-405b", 120, {"tp": 8, "pp": 15, "dp": 1, "vpp": 2}),
+        ("llama-3.1-405b", 120, {"tp": 8, "pp": 15, "dp": 1}),
+    ],
+)
+@pytest.mark.parametrize("tool", ["megatron", "megatron-bridge"])
+def test_layers_stand_where_they_were_priced(model: str, accelerators: int, layout: dict[str, Any], tool: str) -> None:
+    """Chunks that layers do not fill evenly are named, and what comes back is priced as what was planned."""
+    schedule = "interleaved" if layout.get("vpp", 1) > 1 else "1f1b"
+    case = {"global_batch": 480 if "405b" in model else 256, "seq_len": 4096}
+    cluster = pm.load_cluster("dgx-h100", accelerators=accelerators)
+    chosen = layout | {"schedule": schedule, "recompute": "full"}
+    estimate = pm.estimate_training(model, cluster, layout=chosen, **case)
+    assert estimate.stage_layers is not None
+    assert sum(estimate.stage_layers) == pm.load_model(model).n_layers
+    document = json.loads(estimate.to_json()) | {"fits": True}
+    text = export_plan(document, tool).text
+    [string] = re.findall(r"'(E[t*0-9|m]*L)'", text)
+    chunks = parse_layout_string(string, "here")
+    assert tuple(sum(chunks[stage :: layout["pp"]]) for stage in range(layout["pp"])) == estimate.stage_layers
+    assert "virtual-stages" not in text
+    if tool == "megatron":
+        back = import_launch(text, tool).scenario
+        again = pm.estimate_training(model, cluster, layout=back["layout"], **case)
+        assert again.step_time_s == pytest.approx(estimate.step_time_s, rel=0.01)
 
 
 NVIDIA = """#!/bin/bash

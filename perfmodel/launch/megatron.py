@@ -43,7 +43,7 @@ def megatron_flags(plan: TrainingRun, table: Table) -> dict[str, Any]:
     )
     _check_as_megatron_does(table, plan)
     flags = {f"--{name.replace('_', '-')}": value for name, value in core_flags(plan).items()}
-    if layout.vpp > 1:
+    if layout.vpp > 1 and "--pipeline-model-parallel-layout" not in flags:  # which says it too
         flags["--num-virtual-stages-per-pipeline-rank"] = layout.vpp
     if offloaded := dict(layout.offload):
         flags |= _offload(table, plan, offloaded)
@@ -133,7 +133,8 @@ def megatron_scenario(read: Command, said: Mapping[str, Any], label: str) -> tup
         layout["cp_exchange"] = words.get(got["--cp-comm-type"])
     model, model_notes = model_from_flags(got, said, label)
     notes += model_notes
-    layout |= _chunks(got, model, said, layout["pp"], label) | _recompute(got, label)
+    layout |= _chunks(got, model, said, layout["pp"], label)
+    layout |= _recompute(got, layout["vpp"], label)
     layout["dp"], world_notes = _data_parallel(got, layout, label)
     notes += world_notes
     layout |= _zero(got, layout)
@@ -184,7 +185,7 @@ def _ends(n_layers: int, pp: int, first: int | None, last: int | None, label: st
     return (*(() if first is None else (first,)), *middle, *(() if last is None else (last,)))
 
 
-def _recompute(got: Mapping[str, Any], label: str) -> dict[str, Any]:
+def _recompute(got: Mapping[str, Any], vpp: int, label: str) -> dict[str, Any]:
     granularity = got.get("--recompute-granularity")
     if granularity is None and "--recompute-activations" in got:
         granularity = "selective"
@@ -196,7 +197,6 @@ def _recompute(got: Mapping[str, Any], label: str) -> dict[str, Any]:
         raise SpecError(f"{label}: --recompute-granularity full: needs --recompute-method uniform or block")
     if method == "uniform":
         return {"recompute": "full"}
-    vpp = got.get("--num-virtual-stages-per-pipeline-rank", 1)
     return {"recompute": "full", "recompute_layers": got.get("--recompute-num-layers", 1) * vpp}
 
 

@@ -8,7 +8,7 @@ from perfmodel.errors import PlanError, SpecError
 from perfmodel.ops import ceil_div
 from perfmodel.predict.layout import ParallelLayout
 
-__all__ = ["layout_string", "parse_layout_string", "spare_slots"]
+__all__ = ["chunk_layers", "layout_string", "parse_layout_string", "spare_slots"]
 
 
 def spare_slots(n_layers: int, layout: ParallelLayout) -> int:
@@ -24,14 +24,27 @@ def spare_slots(n_layers: int, layout: ParallelLayout) -> int:
     return spare
 
 
-def layout_string(stage_layers: tuple[int, ...]) -> str:
-    """Megatron's description of stages: E embedding, t a layer, L loss, stages split by bars.
+def chunk_layers(stage_layers: tuple[int, ...], vpp: int) -> tuple[int, ...]:
+    """Layers of every chunk in the order of the model, when each stage shares its layers out over `vpp` chunks.
 
-    >>> layout_string((7, 9, 0, 8))
-    'Et*7|t*9||t*8L'
+    Stages of equal length put their longer chunks at the same turns; the embedding's chunk and the head's are short.
+
+    >>> chunk_layers((5, 5, 4), 3)
+    (1, 1, 2, 2, 2, 1, 2, 2, 1)
     """
-    stages = [f"t*{count}" if count else "" for count in stage_layers]
-    return "|".join(["E" + stages[0], *stages[1:]]) + "L" if len(stages) > 1 else f"E{stages[0]}L"
+    last = len(stage_layers) - 1
+    turns = [[(turn + 1) * count // vpp - turn * count // vpp for turn in range(vpp)] for count in stage_layers]
+    turns[last].sort(reverse=True)
+    return tuple(stage[turn] for turn in range(vpp) for stage in turns)
+
+
+def layout_string(chunks: tuple[int, ...], mtp_layers: int = 0) -> str:
+    """Megatron's description of chunks: E embedding, t a layer, m one that predicts further tokens, L loss, | between.
+
+    >>> layout_string((7, 9, 0, 8), 1)
+    'Et*7|t*9||t*8mL'
+    """
+    return "E" + "|".join(f"t*{count}" if count else "" for count in chunks) + "m" * mtp_layers + "L"
 
 
 def parse_layout_string(text: str, label: str) -> tuple[int, ...]:

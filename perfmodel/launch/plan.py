@@ -29,12 +29,17 @@ _MODES = {"aggregated": ("serve",), "disaggregated": ("prefill", "decode")}
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A training run that fits: `scenario` without its layout, the layout in its normal form."""
+    """A training run that fits: `scenario` without its layout, the layout in its normal form, layers of each stage.
+
+    `placed_freely` says that the stack can name the layers of every chunk.
+    """
 
     scenario: dict[str, Any]
     layout: ParallelLayout
     model: Architecture
     cluster: Cluster
+    stages: tuple[int, ...] = ()
+    placed_freely: bool = False
 
     @property
     def n_microbatches(self) -> int:
@@ -176,7 +181,11 @@ def _training(label: str, document: Mapping[str, Any], request: Mapping[str, Any
         )
     asked["accelerators"] = cluster.accelerators
     software = asked.get("software")
-    return TrainingRun(asked, normal_layout(layout, software), model, cluster)
+    stages = prediction.get("stage_layers") or ()
+    if stages and (len(stages) != layout.pp or sum(stages) != model.n_layers):
+        raise SpecError(f"{label}: stage_layers: {list(stages)} are not {layout.pp} stages of {model.n_layers} layers")
+    free = load_software(software).places_layers_freely
+    return TrainingRun(asked, normal_layout(layout, software), model, cluster, tuple(stages), bool(stages) and free)
 
 
 _SEARCH = ("objective", "memory_margin", "top", "max_watts", "max_usd", "max_days")

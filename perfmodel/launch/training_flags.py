@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from perfmodel.errors import PlanError, unknown_name
-from perfmodel.launch.pipeline import layout_string, spare_slots
+from perfmodel.launch.pipeline import chunk_layers, layout_string, spare_slots
 from perfmodel.launch.plan import TrainingRun
 from perfmodel.launch.tables import Table
 from perfmodel.predict.layout import ParallelLayout
@@ -65,26 +65,29 @@ def core_flags(plan: TrainingRun) -> dict[str, Any]:
         flags["cp_comm_type"] = CP_EXCHANGE[layout.cp_exchange]
     if plan.model.experts is not None:
         flags |= {"expert_model_parallel_size": layout.ep, "expert_tensor_parallel_size": layout.etp}
-    flags |= _placement(plan) | _recomputed(layout)
+    flags |= _placement(plan) | _recomputed(plan)
     return flags | ({"sequence_parallel": True} if layout.sequence_parallel else {})
 
 
 def _placement(plan: TrainingRun) -> dict[str, Any]:
-    layout = plan.layout
+    layout, mtp_layers = plan.layout, plan.model.mtp_layers
     if layout.stage_layers is not None:
-        return {"pipeline_model_parallel_layout": layout_string(layout.stage_layers)}
+        return {"pipeline_model_parallel_layout": layout_string(layout.stage_layers, mtp_layers)}
+    if plan.placed_freely and (len(set(plan.stages)) > 1 or plan.stages[0] % layout.vpp):
+        return {"pipeline_model_parallel_layout": layout_string(chunk_layers(plan.stages, layout.vpp), mtp_layers)}
     spare = spare_slots(plan.model.n_layers, layout)
     flags: dict[str, Any] = {"account_for_loss_in_pipeline_split": True} if spare else {}
     return flags | ({"account_for_embedding_in_pipeline_split": True} if spare > 1 else {})
 
 
-def _recomputed(layout: ParallelLayout) -> dict[str, Any]:
+def _recomputed(plan: TrainingRun) -> dict[str, Any]:
+    layout = plan.layout
     if layout.recompute == "none":
         return {}
     flags: dict[str, Any] = {"recompute_granularity": layout.recompute}
     if layout.recompute == "selective":
         return flags | ({"recompute_modules": layout.recompute_modules} if layout.recompute_modules else {})
-    if layout.recompute_layers is None:
+    if layout.recompute_layers is None or (plan.stages and layout.recompute_layers == max(plan.stages)):
         return flags | {"recompute_method": "uniform", "recompute_num_layers": 1}
     if not isinstance(layout.recompute_layers, int):
         raise PlanError(

@@ -17,9 +17,10 @@ from perfmodel.plan.limits import Column, Limit
 from perfmodel.plan.loads import Loads
 from perfmodel.plan.pricing import OBJECTIVES, Kept, Query, chunks_of, price, split_stages
 from perfmodel.plan.space import DEGREES, PLAIN, SPLIT, Rows, Space, Switches
-from perfmodel.plan.splits import split_layers, splits_of
+from perfmodel.plan.splits import splits_of
 from perfmodel.predict.degrees import Degrees
 from perfmodel.predict.layout import ParallelLayout
+from perfmodel.predict.stages import split_layers
 from perfmodel.predict.training import TrainingTask
 
 __all__ = ["OBJECTIVES", "Found", "search"]

@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MOST_FEWER", "split_layers", "splits_of"]
+__all__ = ["MOST_FEWER", "splits_of"]
 
 MOST_FEWER = 4
 """Layers by which the first and the last stage are relieved at most: an embedding, a head, a micro-batch in flight."""
@@ -37,12 +37,3 @@ def splits_of(n_layers: int, pp: int) -> NDArray[np.float64]:
         if max(first, last, tallest) == full and (pp > 2 or between == 0):
             found.add((full, first, last))
     return np.array(sorted(found - {default}), dtype=np.float64).reshape(-1, 3).T
-
-
-def split_layers(n_layers: int, pp: int, first: int, last: int) -> tuple[int, ...]:
-    """Layers of each stage: what is left between the ends is shared out evenly, longer stages later."""
-    between, stages = n_layers - first - last, pp - 2
-    if not stages:
-        return (first, last)
-    short, longer = divmod(between, stages)
-    return (first, *([short] * (stages - longer)), *([short + 1] * longer), last)

@@ -106,6 +106,8 @@ class TrainingEstimate(Record):
     fits: bool
     accelerators_used: int
     n_microbatches: int
+    stage_layers: tuple[int, ...] | None = None
+    """Layers of each pipeline stage as priced (None: a schedule that folds stages into one another)."""
     energy_j_per_step: float
     cost_usd_per_step: float
     carbon_kg_per_step: float

@@ -9,7 +9,7 @@ import numpy as np
 from perfmodel.ops import ceil, ceil_div, less, maximum, minimum, where
 from perfmodel.predict.cost import Number
 
-__all__ = ["Stages", "fold", "place_layers", "relieve_head"]
+__all__ = ["Stages", "fold", "place_layers", "relieve_head", "split_layers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,3 +95,12 @@ def relieve_head(stages: Stages, n_layers: int, pp: Number, vpp: Number, head_la
         )
         best_slowest = minimum(slowest, best_slowest)
     return best
+
+
+def split_layers(n_layers: int, pp: int, first: int, last: int) -> tuple[int, ...]:
+    """Layers of each stage: what is left between the ends is shared out evenly, longer stages later."""
+    between, stages = n_layers - first - last, pp - 2
+    if stages < 1:
+        return (n_layers,) if stages else (first, last)
+    short, longer = divmod(between, stages)
+    return (first, *([short] * (stages - longer)), *([short + 1] * longer), last)

@@ -30,7 +30,7 @@ from perfmodel.predict.power import DevicePower, device_power_of
 from perfmodel.predict.recompute import planned_modules, recompute_flops, repeated_costs
 from perfmodel.predict.schedules import DUALPIPE, FOLDED, SPLIT_BACKWARD
 from perfmodel.predict.share import Share
-from perfmodel.predict.stages import fold, place_layers, relieve_head
+from perfmodel.predict.stages import Stages, fold, place_layers, relieve_head
 from perfmodel.predict.traffic import module_bytes
 from perfmodel.predict.trainable import trainable_of
 from perfmodel.predict.weights import Weights
@@ -49,13 +49,17 @@ _FAR = ("pipeline_transfer", "data_parallel", "offload")
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A step's tree of terms, its two bounds [s], its memory [B] and the forward arithmetic it repeats [flop]."""
+    """A step's tree of terms, its two bounds [s], its memory [B], the forward arithmetic it repeats [flop], its stages.
+
+    The stages are those of a pipeline of one direction (None: folded into one another).
+    """
 
     tree: Node
     lower_s: Number
     upper_s: Number
     memory: Memory
     recompute_flops: Number
+    stages: Stages | None = None
 
     @property
     def seconds(self) -> Number:
@@ -212,6 +216,7 @@ class StepModel:
         if self.software.places_layers_freely and d.stage_layers is None:
             stages = relieve_head(stages, self.model.n_layers, d.pp, d.vpp, ends[0].seconds / one.all.seconds)
             repeats = repeats_of(d, stages.full, block, again, head_s)
+        unfolded = None if d.schedule in FOLDED else stages
         if d.schedule in FOLDED:
             stages = fold(stages, d.weight_copies)
         stages = stages if detail else stages.compact()
@@ -261,7 +266,7 @@ class StepModel:
         host_s = host.layer_s * layers
         lower, upper = _bounds(tree, exchanges, host_s)
         flops = recompute_flops(self.model, self.software, d, repeats.mean, global_batch, seq_len)
-        return Step(tree, lower, upper, memory, flops)
+        return Step(tree, lower, upper, memory, flops, unfolded)
 
     def _element_wise(self, share: Share, pp: Number) -> dict[str, Cost]:
         """The element-wise modules of the mean layer, forward."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from perfmodel._version import __version__
+from perfmodel.dual import plain
 from perfmodel.errors import OutOfRangeError, PlanError, unknown_name
 from perfmodel.formulas.cost import cost_usd, energy_kwh
 from perfmodel.predict.cost import Number
@@ -25,6 +26,7 @@ from perfmodel.predict.records import (
     term_of,
     uneven_experts,
 )
+from perfmodel.predict.stages import split_layers
 from perfmodel.predict.step import Step, StepModel
 from perfmodel.predict.uncertainty import extrapolations, interval_of, widenings
 from perfmodel.predict.weights import OPTIMIZERS
@@ -311,6 +313,7 @@ def describe(task: TrainingTask, layout: ParallelLayout, step: Step) -> Training
         fits=memory.total <= memory.capacity,
         accelerators_used=accelerators,
         n_microbatches=task.global_batch // (layout.dp * layout.micro_batch),
+        stage_layers=_stage_layers(task, layout, step),
         energy_j_per_step=energy,
         cost_usd_per_step=cost,
         carbon_kg_per_step=carbon,
@@ -348,6 +351,13 @@ def _uneven_experts(task: TrainingTask, layout: ParallelLayout, seconds: float) 
     steps = as_laid_out(task.steps.balanced(), layout)
     balanced = steps.price(degrees_of(layout, task.model.n_layers), task.global_batch, task.seq_len, detail=False)
     return uneven_experts(routing, layout.ep, seconds / float(balanced.seconds))
+
+
+def _stage_layers(task: TrainingTask, layout: ParallelLayout, step: Step) -> tuple[int, ...] | None:
+    if layout.stage_layers is not None or step.stages is None:
+        return layout.stage_layers
+    ends = (int(float(plain(layers))) for layers in (step.stages.first, step.stages.last))
+    return split_layers(task.model.n_layers, layout.pp, *ends)
 
 
 def _memory(task: TrainingTask, step: Step) -> MemoryBytes:
