@@ -21,6 +21,7 @@ _METAVARS = {
     "texts": "NAMES",
     "wholes": "N,N",
     "shares": "NAME=X",
+    "table": "NAME=X,...",
 }
 
 

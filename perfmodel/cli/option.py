@@ -22,8 +22,9 @@ _LARGEST_COUNT = 10**15
 class Option:
     """One option. `kind` is text, spec (an id, a path, or a table in a file), whole, number, switch, texts, wholes,
     tokens (a whole number, or a table in a file), array (a path, or in a file the rows themselves), rows (rows of
-    numbers, in a file only) or shares (a table of numbers, NAME=X as a flag); `choices` are the names allowed, those
-    of a table's keys too; `complete` is the kind of description whose ids complete it."""
+    numbers, in a file only), shares (a table of numbers, NAME=X as a flag) or table (a table of anything, likewise);
+    `choices` are the names allowed, those of a table's keys too; `complete` is the kind of description whose ids
+    complete it."""
 
     name: str
     kind: str
@@ -74,6 +75,12 @@ def checked(option: Option, value: Any, label: str, *, typed_as: str | None = No
             raise PlanError(f"{label}: must be true or false (got {got})")
     elif option.kind == "shares":
         return _shares(option, value, label, got)
+    elif option.kind == "table":
+        if not isinstance(value, Mapping) or not value:
+            raise PlanError(f"{label}: must be a table, as {option.choices[0]}=... (got {got})")
+        for key in value:
+            _known(option, key, label, "key")
+        return dict(value)
     elif option.kind == "texts":
         if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) and item for item in value):
             raise PlanError(f"{label}: must be a list of names (got {got})")
@@ -112,9 +119,9 @@ def _typed(option: Option, text: str) -> Any:
         return [part.strip() for part in text.split(",")]
     if option.kind == "wholes":
         return [_number_in(part.strip()) for part in text.split(",")]
-    if option.kind == "shares":
+    if option.kind in ("shares", "table"):
         pairs = [part.partition("=") for part in text.split(",")]
-        return {key.strip(): _number_in(number.strip()) for key, _, number in pairs} if "=" in text else text
+        return {key.strip(): _number_in(value.strip()) for key, _, value in pairs} if "=" in text else text
     return text
 
 
@@ -177,6 +184,7 @@ _JSON_KINDS: dict[str, dict[str, Any]] = {
     "texts": {"type": "array", "items": {"type": "string"}},
     "wholes": {"anyOf": [{"type": "integer"}, {"type": "array", "items": {"type": "integer", "minimum": 0}}]},
     "shares": {"type": "object", "additionalProperties": False},
+    "table": {"type": "object"},
 }
 
 

@@ -8,6 +8,7 @@ from perfmodel.cli.option import Option, json_property
 
 __all__ = [
     "CALIBRATE",
+    "CARBON",
     "ESTIMATE_ATTENTION",
     "ESTIMATE_COLLECTIVE",
     "ESTIMATE_GEMM",
@@ -60,7 +61,7 @@ _TRAINED = (
     Option("mean_seq_len", "whole", "mean tokens of a document, where they do not fill seq_len", low=1),
     Option("packing", "text", "documents padded to seq_len, or packed into it", choices=("padded", "packed")),
 )
-_CARBON = (
+CARBON = (
     Option("region", "spec", "whose electricity, an id or a file (default: world)", complete="regions"),
     Option("carbon_kg_per_kwh", "number", "carbon of the electricity instead of a region's [kg CO2e per kWh]", low=0),
     Option("embodied_kg", "number", "carbon of making one accelerator with its share of a server [kg CO2e]", low=0),
@@ -130,8 +131,8 @@ LAYOUT = (
     ),
     Option("offload", "shares", "what waits in host memory: a share, or so many layers", choices=OFFLOADS),
 )
-PLAN_TRAINING = _SCENARIO + _TRAINED + _EXPERTS + _CARBON + _SEARCH
-ESTIMATE_TRAINING = _SCENARIO + _TRAINED + _EXPERTS + _CARBON + LAYOUT
+PLAN_TRAINING = _SCENARIO + _TRAINED + _EXPERTS + CARBON + _SEARCH
+ESTIMATE_TRAINING = _SCENARIO + _TRAINED + _EXPERTS + CARBON + LAYOUT
 ESTIMATE_MEMORY = tuple(option for option in ESTIMATE_TRAINING if option.name != "tokens")
 _SERVED = (
     Option("trace", "spec", "requests as recorded: a shipped id or a file (CSV, JSON lines, .gz)", complete="traces"),
@@ -165,7 +166,7 @@ ESTIMATE_SERVING = (
     *(option for option in _SCENARIO if option.name in ("model", "cluster", "accelerators", "software")),
     *_SERVED,
     *_EXPERTS,
-    *_CARBON,
+    *CARBON,
     *LAYOUT,
 )
 # Apart from OPTIONS: what an estimate takes one of, a plan chooses from.
@@ -176,7 +177,7 @@ PLAN_SERVING = (
     Option(
         "objective", "text", "what to make best (default: cost)", choices=("cost", "energy", "carbon", "throughput")
     ),
-    *_CARBON,
+    *CARBON,
     Option("software", "spec", "serving engine, an id or a file", complete="software"),
     Option(
         "weights",
@@ -329,7 +330,7 @@ PLAN_EXPERTS = (
     Option("work_limit", "whole", "packings and programs at most", low=1),
     Option("time_limit_s", "number", "guard in seconds (default: 60)", low=0),
 )
-OPTIONS = {option.name: option for option in (*_SCENARIO, *_TRAINED, *_EXPERTS, *_CARBON, *_SEARCH, *_SERVED, *LAYOUT)}
+OPTIONS = {option.name: option for option in (*_SCENARIO, *_TRAINED, *_EXPERTS, *CARBON, *_SEARCH, *_SERVED, *LAYOUT)}
 
 
 def json_schema() -> dict[str, Any]:

@@ -25,6 +25,7 @@ from perfmodel.cli.options import (
     PLAN_TRAINING,
     PLAN_TRAINING_BUDGET,
 )
+from perfmodel.cli.role_options import ESTIMATE_DISAGGREGATED, ESTIMATE_SPECULATION
 from perfmodel.cli.words import BENCHES, EXPORT_TOOLS, IMPORT_TOOLS, LISTS, SCHEMAS, SERVER_ROLES
 
 __all__ = ["COMMANDS"]
@@ -93,6 +94,17 @@ def _estimate(parser: argparse.ArgumentParser) -> None:
     serving = add_command(what, parser, "serving", "latency, rate, memory and cost of a deployment under a load")
     serving.set_defaults(run="perfmodel.cli.serving:estimate_serving")
     add_scenario(serving, ESTIMATE_SERVING)
+    for name, options, text in (
+        (
+            "disaggregated",
+            ESTIMATE_DISAGGREGATED,
+            "latency, rates and cost of a pool that prefills and one that decodes",
+        ),
+        ("speculation", ESTIMATE_SPECULATION, "time per token when drafted tokens are verified at once"),
+    ):
+        part = add_command(what, parser, name, text)
+        part.set_defaults(run=f"perfmodel.cli.roles:estimate_{name}")
+        add_scenario(part, options)
     for name, options, text in (
         ("gemm", ESTIMATE_GEMM, "time of one matrix product, and its place under the roofline"),
         ("attention", ESTIMATE_ATTENTION, "time of attention of one layer, prefill or decode"),

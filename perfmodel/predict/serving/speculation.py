@@ -19,6 +19,7 @@ from perfmodel.predict.serving.engine import Engine
 from perfmodel.predict.serving.load import Load
 from perfmodel.predict.serving.memory import weights_per_rank
 from perfmodel.predict.serving.task import ServingTask, serving_task
+from perfmodel.specs.cluster import cluster_reference
 from perfmodel.specs.huggingface import model_reference
 from perfmodel.specs.registry import data_version
 from perfmodel.specs.serving_software import ServingSoftware
@@ -181,7 +182,8 @@ def _record(
         perfmodel_version=__version__,
         data_version=data_version(),
         request={
-            "model": model_reference(task.model), "cluster": task.cluster.id,
+            "model": model_reference(task.model), "cluster": cluster_reference(task.cluster),
+            "accelerators": task.cluster.accelerators,
             "layout": task.layout.model_dump(mode="json"),
             "draft": MTP if other is None else model_reference(other.model),
             "acceptance": speculation.acceptance, "draft_tokens": speculation.draft_tokens, "batch": int(batch),
