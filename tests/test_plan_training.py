@@ -15,9 +15,9 @@ from perfmodel.plan.bounds import least
 from perfmodel.plan.limits import limits_of
 from perfmodel.plan.search import OBJECTIVES, Found, search
 from perfmodel.plan.space import SEARCHED, space_of
-from perfmodel.plan.splits import split_layers, splits_of
+from perfmodel.plan.splits import splits_of
 from perfmodel.predict.layout import check_layout
-from perfmodel.predict.stages import Stages
+from perfmodel.predict.stages import Stages, split_layers
 from perfmodel.predict.training import degrees_of, step_cost_usd, step_energy_j, training_task
 
 SMALL = {"global_batch": 64, "seq_len": 2048, "precision": "fp16", "software": "megatron-2022"}

@@ -96,7 +96,12 @@ def _recomputed(plan: TrainingRun) -> dict[str, Any]:
     # Each chunk of a stage counts its own layers.
     each, rest = divmod(layout.recompute_layers, layout.vpp)
     if rest or not each:
-        raise PlanError(f"recompute_layers: must be a multiple of vpp {layout.vpp} (got {layout.recompute_layers})")
+        more = (each + 1) * layout.vpp
+        raise PlanError(
+            f"recompute_layers: Megatron repeats as many layers of every chunk, a multiple of vpp {layout.vpp} "
+            f"(got {layout.recompute_layers}); nearest that fits: {more} (estimate training -f PLAN "
+            f"--recompute-layers {more}), or plan with --schedules 1f1b"
+        )
     return flags | {"recompute_method": "block", "recompute_num_layers": each}
 
 
