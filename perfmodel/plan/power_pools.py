@@ -10,9 +10,10 @@ import numpy as np
 
 from perfmodel.errors import OutOfRangeError, PlanError
 
-__all__ = ["PhasePools", "PoolMachine", "mixed_rate", "plan_phase_pools"]
+__all__ = ["MOST_MACHINES", "PhasePools", "PoolMachine", "affordable", "mixed_rate", "plan_phase_pools"]
 
-_MOST_MACHINES = 4096
+MOST_MACHINES = 4096
+"""Of each phase, as many as are tried."""
 
 
 @dataclass(frozen=True)
@@ -68,20 +69,26 @@ def plan_phase_pools(
     return None if best is None else PhasePools(**(vars(best) | {"candidates": candidates}))
 
 
-def mixed_rate(machine: PoolMachine, *, watts: float) -> float:
-    """Requests a second of one pool under a power budget, each machine doing both phases one after the other."""
+def mixed_rate(machine: PoolMachine, *, watts: float | None = None, usd_per_hour: float | None = None) -> float:
+    """Requests a second of one pool within the budgets, each machine doing both phases one after the other."""
     per_machine = 1.0 / (1.0 / machine.prompt_requests_per_s + 1.0 / machine.token_requests_per_s)
-    return math.floor(watts / machine.watts + 1e-9) * per_machine
+    return affordable(machine, watts=watts, usd_per_hour=usd_per_hour) * per_machine
+
+
+def affordable(machine: PoolMachine, *, watts: float | None = None, usd_per_hour: float | None = None) -> int:
+    """Machines of one kind within the budgets."""
+    most = min((watts or math.inf) / machine.watts, (usd_per_hour or math.inf) / machine.usd_per_hour)
+    return math.floor(most + 1e-9)
 
 
 def _best_pair(
     prompt: PoolMachine, token: PoolMachine, watts: float, usd_per_hour: float
 ) -> tuple[PhasePools | None, int]:
-    most = int(min(watts / prompt.watts, usd_per_hour / prompt.usd_per_hour, _MOST_MACHINES) + 1e-9)
+    most = int(min(watts / prompt.watts, usd_per_hour / prompt.usd_per_hour, MOST_MACHINES) + 1e-9)
     n_prompt = np.arange(1, max(most, 1) + 1)
     left = np.minimum((watts - n_prompt * prompt.watts) / token.watts,
                       (usd_per_hour - n_prompt * prompt.usd_per_hour) / token.usd_per_hour)  # fmt: skip
-    n_token = np.clip(np.floor(left + 1e-9), 0, _MOST_MACHINES)
+    n_token = np.clip(np.floor(left + 1e-9), 0, MOST_MACHINES)
     rates = np.minimum(n_prompt * prompt.prompt_requests_per_s, n_token * token.token_requests_per_s)
     at = int(np.argmax(rates))
     if rates[at] <= 0:

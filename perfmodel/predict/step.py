@@ -37,7 +37,7 @@ from perfmodel.specs.cluster import Cluster
 from perfmodel.specs.efficiency import Efficiency
 from perfmodel.specs.software import Software
 
-__all__ = ["Load", "Step", "StepModel"]
+__all__ = ["Load", "StageTurn", "Step", "StepModel"]
 
 # Embedding traffic per hidden element [B]: row in, sum with positions out, dropout mask; and the scattered gradient.
 _EMBEDDING_BYTES = 9.0
@@ -46,14 +46,28 @@ _FAR = ("pipeline_transfer", "data_parallel", "offload")
 
 
 @dataclass(frozen=True, slots=True)
+class StageTurn:
+    """One micro-batch in a stage, all passes [s]: of a layer, of the head with its loss, of the embedding."""
+
+    stages: Stages
+    layer_s: Number
+    head_s: Number
+    embedding_s: Number
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
-    """A step's tree of terms, its two bounds [s], its memory [B] and the forward arithmetic it repeats [flop]."""
+    """A step's tree of terms, its two bounds [s], its memory [B] and the forward arithmetic it repeats [flop].
+
+    `turn` says what a micro-batch takes stage by stage, where the step was priced in detail.
+    """
 
     tree: Node
     lower_s: Number
     upper_s: Number
     memory: Memory
     recompute_flops: Number
+    turn: StageTurn | None = None
 
     @property
     def seconds(self) -> Number:
@@ -252,7 +266,8 @@ class StepModel:
         host_s = host.layer_s * layers
         lower, upper = _bounds(tree, exchanges, host_s)
         flops = recompute_flops(self.model, self.software, d, stages.full, global_batch, seq_len)
-        return Step(tree, lower, upper, memory, flops)
+        turn = StageTurn(stages, one.all.seconds, ends[0].seconds, ends[1].seconds)
+        return Step(tree, lower, upper, memory, flops, turn)
 
     def _ends(self, share: Share, block: Layer) -> tuple[Cost, Cost]:
         """Head with loss, and embedding, of one micro-batch, both passes; layers that predict further tokens too."""

@@ -1,0 +1,246 @@
+"""`plan_clocks`: clocks by pipeline stage of a training layout, from the times that the step model gives its stages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from perfmodel._version import __version__
+from perfmodel.errors import OutOfRangeError
+from perfmodel.formulas.power import time_at_clock
+from perfmodel.plan.power_caps import StageClocks, plan_stage_clocks
+from perfmodel.plan.records import Certificate, Plan
+from perfmodel.predict.cost import Cost, total
+from perfmodel.predict.layout import ParallelLayout, check_layout, make_layout
+from perfmodel.predict.power import DevicePower
+from perfmodel.predict.records import Record, TrainingEstimate, Warned
+from perfmodel.predict.stage_times import StageTime, stage_times
+from perfmodel.predict.step import Step
+from perfmodel.predict.training import (
+    ClusterLike,
+    ModelLike,
+    TrainingTask,
+    as_laid_out,
+    degrees_of,
+    describe,
+    training_task,
+)
+from perfmodel.specs.registry import data_version
+
+__all__ = ["ClocksPlan", "HeldClocks", "StageClock", "plan_clocks"]
+
+_PACED = ("layers", "tensor_parallel", "context_parallel", "expert_parallel", "vocabulary")
+"""Terms that a micro-batch meets in every stage."""
+_METHOD = "of each pace the lowest clock of every stage that keeps it; 21 paces up to the slack, or the one without"
+
+
+class StageClock(Record):
+    """One stage: its layers, seconds of a micro-batch at full clocks and at its own, and its own."""
+
+    stage: int
+    layers: float
+    microbatch_before_s: float
+    microbatch_s: float
+    clock_ratio: float
+    clock_hz: float | None
+
+
+class HeldClocks(Record):
+    """The same clocks also in the micro-batch that fills and drains the pipeline: longer, as that is on the path."""
+
+    step_time_s: float
+    energy_j_per_step: float
+
+
+class ClocksPlan(Plan):
+    """Clocks of the stages, and the step with and without them; energies are at the meter, of all accelerators.
+
+    Before and after: `run` has days and kWh of a run of `tokens`, where they are given.
+    """
+
+    document: str = "perfmodel/clocks-plan/1"
+    perfmodel_version: str
+    data_version: str
+    request: dict[str, Any]
+    feasible: bool = True
+    stages: tuple[StageClock, ...]
+    step_time_before_s: float
+    step_time_s: float
+    energy_before_j_per_step: float
+    energy_j_per_step: float
+    saved_share: float
+    compute_share: float
+    """Share of a micro-batch's time that arithmetic binds [1]: what `clock_bound_share` may be brought down to."""
+    held: HeldClocks
+    run: dict[str, float] | None
+    certificate: Certificate
+    warnings: tuple[Warned, ...]
+    notes: tuple[str, ...]
+    sources: tuple[str, ...]
+
+
+def plan_clocks(
+    model: ModelLike,
+    cluster: ClusterLike,
+    *,
+    layout: ParallelLayout | Mapping[str, Any],
+    slack: float = 0.0,
+    clock_bound_share: float = 1.0,
+    **asked: Any,
+) -> ClocksPlan:
+    """Clocks of least energy for the stages of a pipeline whose step takes at most `slack` [1] longer.
+
+    The question is that of `estimate_training`, whose keywords `asked` has. Stages that are early for their micro-batch
+    run slower; the first micro-batch, which fills the pipeline and drains it last, runs at full clocks, so that without
+    slack no step takes longer (Chung et al. 2024, "Perseus", arXiv:2312.06902, which sets clocks by computation).
+    `clock_bound_share` [1] of a stage's time follows the clock: 1 is on the safe side, memory and messages do not.
+    Raises `SpecError` and `PlanError`.
+    """
+    for name, value, high in (("slack", slack, 10.0), ("clock_bound_share", clock_bound_share, 1.0)):
+        low = 0.0 if name == "slack" else 1e-3
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+            raise OutOfRangeError(f"{name}: must be a number from {low:g} to {high:g} (got {value!r})")
+    task = training_task(model, cluster, **asked)
+    chosen = make_layout(layout)
+    check_layout(chosen, task.model, task.cluster, task.global_batch, task.seq_len)
+    steps = as_laid_out(task.steps, chosen)
+    step = steps.price(degrees_of(chosen, task.model.n_layers), task.global_batch, task.seq_len)
+    estimate = describe(task, chosen, step)
+    assert step.turn is not None  # priced in detail
+    stages = stage_times(step.turn, chosen, task.model.n_layers)
+    return _plan(task, chosen, step, estimate, stages, float(slack), float(clock_bound_share))
+
+
+def _plan(
+    task: TrainingTask, layout: ParallelLayout, step: Step, estimate: TrainingEstimate, stages: tuple[StageTime, ...],
+    slack: float, share: float,
+) -> ClocksPlan:  # fmt: skip
+    device, before_s = task.steps.device_power, estimate.step_time_s
+    slowed = estimate.n_microbatches - (1 if layout.pp > 1 else 0)
+    times = [one.seconds for one in stages]
+    stretch = _stretch(estimate)
+    paced_s = slowed * max(times) * stretch
+    found = plan_stage_clocks(
+        times, device.power, clock_bound_share=share, slack=slack * before_s / paced_s if slowed else 0.0,
+        busy_w=_clocked_w(device, step), rest_w=float(task.cluster.server_overhead_w),
+    )  # fmt: skip
+    if not slowed:
+        found = StageClocks((1.0,) * len(times), found.energy_before_j, found.energy_before_j, max(times))
+    late_s = (found.pace_s - max(times)) * stretch
+    of_step = _Saving(task, layout, found, stretch, max(times))
+    after_j, after_s = estimate.energy_j_per_step - slowed * of_step.microbatch_j, before_s + slowed * late_s
+    own = [
+        float(time_at_clock(seconds, share, ratio)) for seconds, ratio in zip(times, found.clock_ratios, strict=True)
+    ]
+    filled_s = late_s + _seconds(estimate, "pipeline_bubble") * (sum(own) / sum(times) - 1.0) * stretch
+    held = HeldClocks(
+        step_time_s=before_s + (estimate.n_microbatches - 1) * late_s + (filled_s if layout.pp > 1 else late_s),
+        energy_j_per_step=estimate.energy_j_per_step
+        - estimate.n_microbatches * of_step.microbatch_j
+        + of_step.waiting_w * max(0.0, filled_s - late_s),
+    )
+    full_hz = None if device.power.clock_hz is None else float(device.power.clock_hz)
+    return ClocksPlan(
+        perfmodel_version=__version__,
+        data_version=data_version(),
+        request=estimate.request | {"slack": slack, "clock_bound_share": share},
+        stages=tuple(
+            StageClock(
+                stage=at, layers=one.layers, microbatch_before_s=one.seconds, microbatch_s=seconds, clock_ratio=ratio,
+                clock_hz=None if full_hz is None else full_hz * ratio,
+            )
+            for at, (one, seconds, ratio) in enumerate(zip(stages, own, found.clock_ratios, strict=True))
+        ),
+        step_time_before_s=before_s,
+        step_time_s=after_s,
+        energy_before_j_per_step=estimate.energy_j_per_step,
+        energy_j_per_step=after_j,
+        saved_share=1.0 - after_j / estimate.energy_j_per_step,
+        compute_share=_compute_share(step),
+        held=held,
+        run=_run(estimate, after_s / before_s, after_j / estimate.energy_j_per_step),
+        certificate=_certificate(slack),
+        warnings=(*estimate.warnings, *_unmeasured(device)),
+        notes=(*estimate.notes, *_remarks(estimate, layout, device)),
+        sources=estimate.sources,
+    )  # fmt: skip
+
+
+class _Saving:
+    """What the clocks save at the meter: of a micro-batch on all accelerators [J], and what all draw waiting [W]."""
+
+    def __init__(
+        self, task: TrainingTask, layout: ParallelLayout, found: StageClocks, stretch: float, slowest_s: float
+    ) -> None:
+        cluster, pue = task.cluster, float(task.cluster.pue)
+        each_w = float(task.steps.device_power.power.static_w) + float(cluster.server_overhead_w)
+        self.waiting_w = each_w * layout.accelerators * pue
+        late_s = found.pace_s - slowest_s
+        ranks = layout.accelerators / layout.pp
+        saved_j = (found.energy_before_j - found.energy_j) * ranks * pue
+        self.microbatch_j = saved_j - self.waiting_w * late_s * (stretch - 1.0)
+
+
+def _seconds(estimate: TrainingEstimate, *names: str) -> float:
+    return sum(term.seconds for term in estimate.terms if term.name in names)
+
+
+def _stretch(estimate: TrainingEstimate) -> float:
+    """How much longer slow neighbours make what the accelerators compute [1]."""
+    computed = _seconds(estimate, "layers", "vocabulary", "pipeline_bubble")
+    return 1.0 + _seconds(estimate, "stragglers") / computed
+
+
+def _leaves(step: Step) -> Iterator[Cost]:
+    return (leaf.cost for node in step.tree.children if node.name in _PACED for leaf in node.leaves())
+
+
+def _clocked_w(device: DevicePower, step: Step) -> float:
+    """Mean draw of a stage at work without its memory and links, which keep their clocks [W]."""
+    work = total(_leaves(step))
+    loaded_s = sum(float(cost.at_full_draw(device.draw)) for cost in _leaves(step))
+    mean_w = float(device.energy_j(work.seconds, 0.0, loaded_s)) / float(work.seconds)
+    unclocked_s = device.draw.memory * float(work.memory_s) + device.draw.link * float(work.link_s)
+    return mean_w - device.room_w * unclocked_s / float(work.seconds)
+
+
+def _compute_share(step: Step) -> float:
+    bound = sum(float(cost.seconds) for cost in _leaves(step) if cost.bound_by == "compute")
+    return bound / float(total(_leaves(step)).seconds)
+
+
+def _run(estimate: TrainingEstimate, longer: float, kept: float) -> dict[str, float] | None:
+    if estimate.run is None:
+        return None
+    days, kwh = estimate.run["run_days"], estimate.run["energy_kwh"]
+    return {
+        "tokens": estimate.run["tokens"], "run_days_before": days, "run_days": days * longer,
+        "energy_before_kwh": kwh, "energy_kwh": kwh * kept,
+    }  # fmt: skip
+
+
+def _certificate(slack: float) -> Certificate:
+    paces = 21 if slack else 1
+    return Certificate(
+        method=_METHOD, optimal=not slack, bound=None, gap=None, candidates=paces, priced=paces, pruned={}
+    )
+
+
+def _unmeasured(device: DevicePower) -> Iterator[Warned]:
+    slope = device.power.voltage_slope
+    if slope > 0 and slope.kind == "assumed":
+        yield Warned(formula="clock_dynamic_ratio", quantity="voltage_slope", value=float(slope), valid="not measured")
+    if device.power.relative:
+        yield Warned(
+            formula="power_set", quantity="accelerator", value=device.power.id, valid=f"that of {device.power.relative}"
+        )
+
+
+def _remarks(estimate: TrainingEstimate, layout: ParallelLayout, device: DevicePower) -> Iterator[str]:
+    yield f"power set: {device.fitted.id}; a stage that is early is taken to draw its static power, so this is least"
+    if not estimate.fits:
+        yield "the layout does not fit in memory"
+    if layout.pp == 1:
+        yield "one stage: none waits for another; only slack slows it"
+    elif estimate.n_microbatches == 1:
+        yield "one micro-batch: it fills the pipeline and drains it, so no stage may be late"
