@@ -17,6 +17,7 @@ __all__ = [
     "EXPERT_KEYS",
     "LAYOUT",
     "OPTIONS",
+    "PLAN_CLOCKS",
     "PLAN_EXPERTS",
     "PLAN_POWER",
     "PLAN_SERVING",
@@ -125,8 +126,19 @@ LAYOUT = (
     ),
     Option("offload", "shares", "what waits in host memory: a share, or so many layers", choices=OFFLOADS),
 )
+_CLOCKS = (
+    Option("slack", "number", "how much longer a step may take, 0.05: 5 % (default: not at all)", low=0, high=10),
+    Option(
+        "clock_bound_share",
+        "number",
+        "share of a stage's time that follows the clock (default: 1, on the safe side)",
+        low=0,
+        high=1.0000001,
+    ),
+)
 PLAN_TRAINING = _SCENARIO + _TRAINED + _EXPERTS + _CARBON + _SEARCH
 ESTIMATE_TRAINING = _SCENARIO + _TRAINED + _EXPERTS + _CARBON + LAYOUT
+PLAN_CLOCKS = ESTIMATE_TRAINING + _CLOCKS
 ESTIMATE_MEMORY = tuple(option for option in ESTIMATE_TRAINING if option.name != "tokens")
 _SERVED = (
     Option("trace", "spec", "requests as recorded: a shipped id or a file (CSV, JSON lines, .gz)", complete="traces"),
@@ -324,7 +336,10 @@ PLAN_EXPERTS = (
     Option("work_limit", "whole", "packings and programs at most", low=1),
     Option("time_limit_s", "number", "guard in seconds (default: 60)", low=0),
 )
-OPTIONS = {option.name: option for option in (*_SCENARIO, *_TRAINED, *_EXPERTS, *_CARBON, *_SEARCH, *_SERVED, *LAYOUT)}
+OPTIONS = {
+    option.name: option
+    for option in (*_SCENARIO, *_TRAINED, *_EXPERTS, *_CARBON, *_CLOCKS, *_SEARCH, *_SERVED, *LAYOUT)
+}
 
 
 def json_schema() -> dict[str, Any]:

@@ -20,7 +20,8 @@ MOST_MACHINES = 4096
 class PoolMachine:
     """One kind of machine: requests a second that it can prompt, requests a second that it can finish, watts, dollars.
 
-    `token_requests_per_s` is batch / (output tokens * seconds a token). Raises `OutOfRangeError`.
+    A rate of 0 is a phase that it cannot do. `token_requests_per_s` is batch / (output tokens * seconds a token).
+    Raises `OutOfRangeError`.
     """
 
     name: str
@@ -30,9 +31,11 @@ class PoolMachine:
     usd_per_hour: float
 
     def __post_init__(self) -> None:
-        for key in ("prompt_requests_per_s", "token_requests_per_s", "watts", "usd_per_hour"):
-            value = getattr(self, key)
-            if not 0 < value < math.inf:
+        for key in ("prompt_requests_per_s", "token_requests_per_s"):
+            if not 0 <= (value := getattr(self, key)) < math.inf:
+                raise OutOfRangeError(f"{self.name}: {key}: must be 0 or a positive number (got {value!r})")
+        for key in ("watts", "usd_per_hour"):
+            if not 0 < (value := getattr(self, key)) < math.inf:
                 raise OutOfRangeError(f"{self.name}: {key}: must be a positive number (got {value!r})")
 
 
@@ -71,6 +74,8 @@ def plan_phase_pools(
 
 def mixed_rate(machine: PoolMachine, *, watts: float | None = None, usd_per_hour: float | None = None) -> float:
     """Requests a second of one pool within the budgets, each machine doing both phases one after the other."""
+    if not machine.prompt_requests_per_s or not machine.token_requests_per_s:
+        return 0.0
     per_machine = 1.0 / (1.0 / machine.prompt_requests_per_s + 1.0 / machine.token_requests_per_s)
     return affordable(machine, watts=watts, usd_per_hour=usd_per_hour) * per_machine
 

@@ -40,15 +40,16 @@ def _layers(turn: StageTurn, layout: ParallelLayout, n_layers: int) -> list[floa
     first, last = float(turn.stages.first), float(turn.stages.last)
     if layout.pp == 1:
         return [float(n_layers)]
-    head, tail = ([first], []) if layout.schedule in V_SHAPED else ([first], [last])
-    between = layout.pp - len(head) - len(tail)
-    left = n_layers - sum(head) - sum(tail)
-    if not between:
-        return [*head, *tail]
-    base = left // between
-    more = int(left - base * between) if float(left).is_integer() else 0
-    even = [base + (1.0 if at < more else 0.0) for at in range(between)] if more else [left / between] * between
-    layers = [*head, *even, *tail]
-    if layout.schedule == DUALPIPE:  # both of a pair hold the same two stages
-        layers = [(own + other) / 2.0 for own, other in zip(layers, reversed(layers), strict=True)]
-    return layers
+    if layout.schedule in V_SHAPED:
+        return [first, *_even(n_layers - first, layout.pp - 1)]
+    if layout.schedule == DUALPIPE:  # both ranks of a pair hold the same two stages
+        half = [first, *_even(n_layers / 2.0 - first, layout.pp // 2 - 1)]
+        return [*half, *reversed(half)]
+    return [first, *_even(n_layers - first - last, layout.pp - 2), last]
+
+
+def _even(layers: float, stages: int) -> list[float]:
+    """Layers over stages as evenly as whole layers can be, the fuller ones first."""
+    if not float(layers).is_integer():
+        return [layers / stages] * stages
+    return [float(layers // stages + (at < layers % stages)) for at in range(stages)]
