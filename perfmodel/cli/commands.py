@@ -47,6 +47,7 @@ _SCHEMAS = {
     "cluster": ("perfmodel.specs.cluster", "Cluster", "validation"),
     "host": ("perfmodel.specs.host", "Host", "validation"),
     "model": ("perfmodel.specs.architecture", "Architecture", "validation"),
+    "region": ("perfmodel.specs.region", "Region", "validation"),
     "software": ("perfmodel.specs.software", "Software", "validation"),
 }
 _BENCHES = {

@@ -66,6 +66,16 @@ _CARBON = (
     Option("carbon_kg_per_kwh", "number", "carbon of the electricity instead of a region's [kg CO2e per kWh]", low=0),
     Option("embodied_kg", "number", "carbon of making one accelerator with its share of a server [kg CO2e]", low=0),
     Option("life_years", "number", "years until hardware is replaced (default: 6)", low=0),
+    Option("carbon_by_hour", "array", "CSV: 24 lines of hour and kg CO2e per kWh, local time; instead of a region"),
+)
+_START = (
+    Option(
+        "start_hour",
+        "number",
+        "time of the day at which the run starts (needs --tokens, carbon by hour)",
+        low=0,
+        high=24,
+    ),
 )
 _OBJECTIVES = ("time", "cost", "energy", "carbon", "memory")
 _EXPERTS = (
@@ -136,10 +146,10 @@ _CLOCKS = (
         high=1.0000001,
     ),
 )
-PLAN_TRAINING = _SCENARIO + _TRAINED + _EXPERTS + _CARBON + _SEARCH
-ESTIMATE_TRAINING = _SCENARIO + _TRAINED + _EXPERTS + _CARBON + LAYOUT
+PLAN_TRAINING = _SCENARIO + _TRAINED + _EXPERTS + _CARBON + _START + _SEARCH
+ESTIMATE_TRAINING = _SCENARIO + _TRAINED + _EXPERTS + _CARBON + _START + LAYOUT
 PLAN_CLOCKS = ESTIMATE_TRAINING + _CLOCKS
-ESTIMATE_MEMORY = tuple(option for option in ESTIMATE_TRAINING if option.name != "tokens")
+ESTIMATE_MEMORY = tuple(option for option in ESTIMATE_TRAINING if option.name not in ("tokens", "start_hour"))
 _SERVED = (
     Option("trace", "spec", "requests as recorded: a shipped id or a file (CSV, JSON lines, .gz)", complete="traces"),
     Option("prompt_tokens", "tokens", "tokens of a prompt (in a file also a table of mean, p50, p90, p99)", low=1),
@@ -338,7 +348,7 @@ PLAN_EXPERTS = (
 )
 OPTIONS = {
     option.name: option
-    for option in (*_SCENARIO, *_TRAINED, *_EXPERTS, *_CARBON, *_CLOCKS, *_SEARCH, *_SERVED, *LAYOUT)
+    for option in (*_SCENARIO, *_TRAINED, *_EXPERTS, *_CARBON, *_START, *_CLOCKS, *_SEARCH, *_SERVED, *LAYOUT)
 }
 
 

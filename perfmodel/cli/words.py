@@ -31,6 +31,7 @@ SCHEMAS = (
     "cluster",
     "host",
     "model",
+    "region",
     "software",
 )
 EXPORT_TOOLS = (
