@@ -24,7 +24,7 @@ from perfmodel.predict.serving.traffic import attainment
 from perfmodel.specs.architecture import Architecture
 from perfmodel.specs.cluster import Cluster, cluster_reference, load_cluster
 from perfmodel.specs.huggingface import load_model, model_reference
-from perfmodel.specs.power import power_set_of
+from perfmodel.specs.power import full_clock_hz, power_set_of
 from perfmodel.specs.quantity import cited
 from perfmodel.specs.registry import data_version, reference
 from perfmodel.specs.serving_software import ServingSoftware, load_serving_software
@@ -47,11 +47,12 @@ class PoolEngines(Record):
     accelerators: int
     requests_per_s: float
     watts: float
+    clock_ratio: float | None
     clock_hz: float | None
 
 
 class PoolClocksPlan(Plan):
-    """Engines by pool; `full_clock_w` is the least power of the same pools with every clock at its full rate."""
+    """Engines by pool; `full_clock_w` is the least power of the same pools at the highest clock alone."""
 
     document: str = "perfmodel/pool-clocks-plan/1"
     perfmodel_version: str
@@ -71,10 +72,11 @@ class PoolClocksPlan(Plan):
 
 @dataclass(frozen=True)
 class _Option:
-    """An option of a pool, and its clock where it is known [Hz]."""
+    """An option of a pool, and its clock where that is known: over the full one [1], and [Hz]."""
 
     pool: str
     engine: PoolOption
+    clock_ratio: float | None = None
     clock_hz: float | None = None
 
 
@@ -120,7 +122,7 @@ def plan_clocks_of_pools(
     asked = table_of("pools", pools, name="pool", needed=needed, more=_LIMITS)
     architecture, machine = load_model(model), load_cluster(cluster)
     stack = load_serving_software(software)
-    clocks = _clocks(machine, clocks_hz)
+    clocks = _clock_ratios(machine, clocks_hz)
     given = {"ttft_s": ttft_s, "tpot_s": tpot_s, "percentile": percentile}
     precisions = weights, kv_cache or "bf16"
     predicted, pruned = [], dict.fromkeys(("no rate within the limits", "an engine that does not hold the model"), 0)
@@ -129,8 +131,8 @@ def plan_clocks_of_pools(
         predicted += _predicted(one, slo, architecture, machine, stack, precisions, degrees, clocks, pruned)
     request |= {
         "pools": asked, "model": model_reference(architecture), "cluster": cluster_reference(machine), **given,
-        "degrees": list(degrees), "clocks_hz": clocks, "weights": weights, "kv_cache": precisions[1],
-        "software": reference("software", stack),
+        "degrees": list(degrees), "clocks_hz": None if clocks_hz is None else list(clocks_hz), "weights": weights,
+        "kv_cache": precisions[1], "software": reference("software", stack),
     }  # fmt: skip
     notes = (
         "watts at the meter of engines at their full rate; clocks that a lasting load lowers anyway are not told apart",
@@ -163,18 +165,20 @@ def _given(options: Any, pools: Sequence[str]) -> list[_Option]:
     return found
 
 
-def _clocks(cluster: Cluster, clocks_hz: Sequence[float] | None) -> list[float]:
+def _clock_ratios(cluster: Cluster, clocks_hz: Sequence[float] | None) -> list[float]:
+    """The clocks to try as shares of the full one [1]."""
     power = power_set_of(cluster.accelerator)
-    if power.clock_hz is None or power.min_clock_hz is None:
-        raise PlanError(f"clocks_hz: the power set of {power.id} has no clocks; give a table of options")
-    full, lowest = float(power.clock_hz), float(power.min_clock_hz)
+    full = full_clock_hz(power)
     if clocks_hz is None:
-        return [full * share for share in _SHARES]
+        return list(_SHARES)
+    if full is None:
+        raise PlanError(f"clocks_hz: the clocks of {power.id} are not known; leave it out for 0.4 to 1 of the full one")
+    lowest = float(power.min_clock_hz or 0.0)
     for clock in clocks_hz:
         if isinstance(clock, bool) or not isinstance(clock, (int, float)) or not lowest <= clock <= full:
             allowed = f"{lowest:g} to {full:g} Hz"
             raise OutOfRangeError(f"clocks_hz: must be clocks of {power.id}, {allowed} (got {clock!r})")
-    return [float(clock) for clock in clocks_hz]
+    return [float(clock) / full for clock in clocks_hz]
 
 
 def _predicted(
@@ -192,26 +196,27 @@ def _predicted(
     ).engines
     plain = [e for e in engines if e.layout.tp in degrees and e.accelerators == e.layout.tp and e.layout.ep == 1]
     pruned["an engine that does not hold the model"] += len(degrees) - len(plain)
-    full = float(power_set_of(cluster.accelerator).clock_hz or 1.0)
-    held = [(replace(e, engine=e.engine.at_clock(e.cluster, clock / full)), clock) for e in plain for clock in clocks]
+    full = full_clock_hz(power_set_of(cluster.accelerator))
+    held = [(replace(e, engine=e.engine.at_clock(e.cluster, ratio)), ratio) for e in plain for ratio in clocks]
     if not held:
         return []
     curves = curves_of([engine for engine, _ in held], workload)
     found = []
-    for i, (traffic, (engine, clock)) in enumerate(zip(curves.along(), held, strict=True)):
+    for i, (traffic, (engine, ratio)) in enumerate(zip(curves.along(), held, strict=True)):
         kept = attainment(traffic, slo) >= slo.percentile
         if not kept.any():
             pruned["no rate within the limits"] += 1
             continue
         rate = float(traffic.arrival_rate_per_s[kept].max()) * engine.groups
         watts = facility_watts(curves, rate, {i: 1}, 0)[i]
-        option = PoolOption(_name(engine, clock), rate, watts, engine.accelerators)
-        found.append(_Option(pool["pool"], option, clock))
+        option = PoolOption(_name(engine, ratio, full), rate, watts, engine.accelerators)
+        found.append(_Option(pool["pool"], option, ratio, None if full is None else full * ratio))
     return found
 
 
-def _name(engine: Candidate, clock: float) -> str:
-    return f"tp {engine.layout.tp} at {clock / 1e6:.0f} MHz"
+def _name(engine: Candidate, ratio: float, full_hz: float | None) -> str:
+    clock = f"{100 * ratio:.0f} % of the clock" if full_hz is None else f"{full_hz * ratio / 1e6:.0f} MHz"
+    return f"tp {engine.layout.tp} at {clock}"
 
 
 def _plan(
@@ -220,15 +225,16 @@ def _plan(
 ) -> PoolClocksPlan:  # fmt: skip
     demand = {one["pool"]: one["arrival_rate_per_s"] for one in pools}
     found = _solved(demand, options, accelerators, limits)
-    fastest = max((one.clock_hz for one in options if one.clock_hz is not None), default=None)
+    fastest = max((one.clock_ratio for one in options if one.clock_ratio is not None), default=None)
     full = None
     if fastest is not None and found.feasible:
-        full = _solved(demand, [one for one in options if one.clock_hz == fastest], accelerators, limits)
+        full = _solved(demand, [one for one in options if one.clock_ratio == fastest], accelerators, limits)
     full_w = full.watts if full is not None and full.feasible else None
     engines = tuple(
         PoolEngines(
             pool=one.pool, option=one.engine.name, instances=count, accelerators=count * one.engine.accelerators,
-            requests_per_s=count * one.engine.requests_per_s, watts=count * one.engine.watts, clock_hz=one.clock_hz,
+            requests_per_s=count * one.engine.requests_per_s, watts=count * one.engine.watts,
+            clock_ratio=one.clock_ratio, clock_hz=one.clock_hz,
         )
         for one in options
         if (count := found.instances.get(one.pool, {}).get(one.engine.name, 0))
