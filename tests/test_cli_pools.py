@@ -77,6 +77,19 @@ def test_pages(cli: Any, command: str) -> None:
     assert all(part in " ".join(out.split()) for part in SAID[command])
 
 
+@pytest.mark.parametrize("command", WORDS)
+def test_help_names_every_option(cli: Any, command: str) -> None:
+    offered = {
+        "clocks": options.PLAN_CLOCKS,
+        "pools": pool_options.PLAN_POOLS,
+        "pool-clocks": pool_options.PLAN_POOL_CLOCKS,
+        "rows": pool_options.PLAN_ROWS,
+    }
+    code, out, err = cli("plan", command, "--help")
+    assert (code, err) == (0, "")
+    assert all(option.flag in out for option in offered[command])
+
+
 def test_flags_stand_over_a_file(cli: Any) -> None:
     Path("given.toml").write_text(TOML["pools"], encoding="utf-8")
     more = json.loads(cli("plan", "pools", "-f", "given.toml", "--watts", "728e3", "--json").out)

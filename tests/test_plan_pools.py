@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import time
 from typing import Any
 
 import pytest
@@ -166,6 +167,9 @@ def test_slack_is_kept_and_never_costs_energy(cluster: Any) -> None:
         assert plan.run["run_days"] / plan.run["run_days_before"] == pytest.approx(
             plan.step_time_s / plan.step_time_before_s
         )
+        # The same electricity at the same intensity.
+        carbon = plan.run["carbon_kg"] / plan.run["carbon_before_kg"]
+        assert carbon == pytest.approx(1 - plan.saved_share, rel=1e-9, abs=0)
         last = plan.energy_j_per_step
 
 
@@ -365,6 +369,16 @@ def test_a_limit_that_ends_the_search_is_not_called_optimal() -> None:
     assert (plan.certificate.optimal, plan.certificate.stopped_by) == (False, "work_limit")
     assert plan.certificate.gap is not None
     assert 0 < plan.certificate.gap < 0.1
+
+
+def test_the_time_limit_is_honoured() -> None:
+    rng = random.Random(3)
+    loads = [rng.uniform(5e3, 12e3) for _ in range(150)]
+    begun = time.monotonic()
+    found = place_loads(loads, [1.1 * sum(loads) / 11] * 11, work_limit=10**9, time_limit_s=1.0)
+    assert time.monotonic() - begun < 20.0
+    assert found.stopped_by == "time_limit"
+    assert not found.optimal
 
 
 @pytest.mark.parametrize("stopped", ["work_limit", "time_limit"])

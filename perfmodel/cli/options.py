@@ -137,7 +137,9 @@ LAYOUT = (
     Option("offload", "shares", "what waits in host memory: a share, or so many layers", choices=OFFLOADS),
 )
 _CLOCKS = (
-    Option("slack", "number", "how much longer a step may take, 0.05: 5 % (default: not at all)", low=0, high=10),
+    Option(
+        "slack", "number", "share of its time that a step may be longer by, e.g. 0.05 (default: none)", low=0, high=10
+    ),
     Option(
         "clock_bound_share",
         "number",

@@ -134,7 +134,8 @@ def _clocks_page(console: Console, plan: Mapping[str, Any]) -> None:
     if plan["run"]:
         run = plan["run"]
         kwh = " to ".join(f"{run[key]:,.0f} kWh" for key in ("energy_before_kwh", "energy_kwh"))
-        console.print(f"run of {fmt.count(run['tokens'])} tokens: {kwh}, {run['run_days']:.1f} days")
+        kg = " to ".join(fmt.carbon(run[key]) for key in ("carbon_before_kg", "carbon_kg"))
+        console.print(f"run of {fmt.count(run['tokens'])} tokens: {kwh}, {kg}, {run['run_days']:.1f} days")
     heading(console, "Clocks", "a micro-batch at full clocks and at its own; alike neighbours together")
     table = plain_table("stages", "layers", "full", "own", "clock", "", left=(0,))
     for stages, one in _alike(plan["stages"]):

@@ -14,6 +14,7 @@ from perfmodel.predict.cost import Cost, total
 from perfmodel.predict.layout import ParallelLayout, check_layout, make_layout
 from perfmodel.predict.power import DevicePower
 from perfmodel.predict.records import Record, TrainingEstimate, Warned
+from perfmodel.predict.run import run_totals
 from perfmodel.predict.stage_times import StageTime, stage_times
 from perfmodel.predict.step import Step
 from perfmodel.predict.training import (
@@ -56,7 +57,7 @@ class HeldClocks(Record):
 class ClocksPlan(Plan):
     """Clocks of the stages, and the step with and without them; energies are at the meter, of all accelerators.
 
-    Before and after: `run` has days and kWh of a run of `tokens`, where they are given.
+    Before and after: `run` has days, kWh and carbon of a run of `tokens`, where they are given.
     """
 
     document: str = "perfmodel/clocks-plan/1"
@@ -166,7 +167,7 @@ def _plan(
         compute_share=_compute_share(step),
         full_clock_microbatches=estimate.n_microbatches - slowed,
         held=held,
-        run=_run(estimate, after_s / before_s, after_j / estimate.energy_j_per_step),
+        run=_run(task, estimate, after_s / before_s, after_j / estimate.energy_j_per_step),
         certificate=_certificate(slack),
         warnings=(*estimate.warnings, *_unmeasured(device)),
         notes=(*estimate.notes, *_remarks(estimate, layout, device, slowed)),
@@ -231,13 +232,19 @@ def _compute_share(step: Step) -> float:
     return bound / float(total(_leaves(step)).seconds)
 
 
-def _run(estimate: TrainingEstimate, longer: float, kept: float) -> dict[str, float] | None:
-    if estimate.run is None:
+def _run(task: TrainingTask, estimate: TrainingEstimate, longer: float, kept: float) -> dict[str, float] | None:
+    before = estimate.run
+    if before is None:
         return None
-    days, kwh = estimate.run["run_days"], estimate.run["energy_kwh"]
+    step_s, step_j = estimate.step_time_s * longer, estimate.energy_j_per_step * kept
+    after = run_totals(
+        before["tokens"], estimate.tokens_per_s / longer, step_s, step_j, 0.0, estimate.accelerators_used,
+        task.cluster.accelerators, task.emissions, task.start_hour,
+    )  # fmt: skip
     return {
-        "tokens": estimate.run["tokens"], "run_days_before": days, "run_days": days * longer,
-        "energy_before_kwh": kwh, "energy_kwh": kwh * kept,
+        "tokens": before["tokens"], "run_days_before": before["run_days"], "run_days": after["run_days"],
+        "energy_before_kwh": before["energy_kwh"], "energy_kwh": after["energy_kwh"],
+        "carbon_before_kg": before["carbon_kg"], "carbon_kg": after["carbon_kg"],
     }  # fmt: skip
 
 

@@ -96,11 +96,11 @@ def _use(row: str, placed: tuple[PlacedLoad, ...], power: float, cooling: float)
 
 
 def _certificate(found: LoadPlacement, loads: int, rows: int) -> Certificate:
-    """A limit that ended the search is told, and the gap is what it left open."""
+    """A limit that ended the search is told, the gap is what it left open; candidates are places of single loads."""
     gap = (found.peak_share - found.bound) / found.peak_share if found.feasible else None
     return Certificate(
         method=_METHOD, optimal=found.optimal, bound=found.bound if found.feasible else None, gap=gap,
-        candidates=rows**loads if loads * rows < 500 else 0, priced=0, pruned={}, stopped_by=found.stopped_by,
+        candidates=loads * rows, priced=loads * rows, pruned={}, stopped_by=found.stopped_by,
     )  # fmt: skip
 
 

@@ -40,7 +40,7 @@ class Emissions:
         return operation + embodied_carbon_kg(accelerators, seconds, self.embodied_kg, self.life_years)
 
     @property
-    def by_hour(self) -> bool:
+    def knows_hours(self) -> bool:
         """Whether intensities of the hours of a day are known."""
         return bool(self.region.carbon_kg_per_kwh_by_hour)
 
@@ -67,8 +67,8 @@ class Emissions:
         shelved = self.region.id in ids("regions")
         return {
             "region": self.region.id if shelved else None,
-            "carbon_kg_per_kwh": None if shelved or self.by_hour else float(self.region.carbon_kg_per_kwh),
-            "carbon_by_hour": list(self.region.by_hour) if self.by_hour and not shelved else None,
+            "carbon_kg_per_kwh": None if shelved or self.knows_hours else float(self.region.carbon_kg_per_kwh),
+            "carbon_by_hour": list(self.region.by_hour) if self.knows_hours and not shelved else None,
             "embodied_kg": self.embodied_kg or None,
             "life_years": self.life_years,
         }
@@ -109,7 +109,7 @@ def check_start_hour(start_hour: Any, emissions: Emissions, tokens: float | None
     hour = _number("start_hour", start_hour)
     if hour >= HOURS:
         raise OutOfRangeError(f"start_hour: must be a number from 0 to below {HOURS} (got {start_hour!r})")
-    if not emissions.by_hour:
+    if not emissions.knows_hours:
         raise PlanError("start_hour: needs carbon by hour; give carbon_by_hour, or a region that has it")
     if tokens is None:
         raise PlanError("start_hour: needs tokens, which say how long the run is")

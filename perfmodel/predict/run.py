@@ -21,7 +21,7 @@ def run_totals(
     seconds, joules = tokens / tokens_per_s, step_j * steps
     carbon = float(emissions.kg(joules, used, seconds))
     hours = {}
-    if emissions.by_hour:
+    if emissions.knows_hours:
         best_hour, best_kg = emissions.best_start(joules, used, seconds)
         hours = {"best_start_hour": best_hour, "best_start_carbon_kg": best_kg, "mean_hour_carbon_kg": carbon}
         if start_hour is not None:
