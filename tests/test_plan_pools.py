@@ -238,6 +238,7 @@ def test_plans_are_tables_too(cluster: Any) -> None:
     pools = pm.plan_clocks_of_pools(POOLS[:1], accelerators=4, **(PRICED | {"cluster": "dgx-b200"}))
     frame = pools.to_frame()
     assert list(frame["clock_hz"]) == [None] * len(frame)
+    assert {warning.formula for warning in pools.warnings} == {"clock_dynamic_ratio", "power_set"}
     assert "% of the clock" in frame["option"][0]
     rows = pm.plan_rows([{"load": "l", "watts": 1.0}], [{"row": "r", "power_w": 2.0}])
     assert rows.to_frame().to_dict("records") == [{"load": "l", "row": "r", "watts": 1.0, "heat_w": 1.0}]

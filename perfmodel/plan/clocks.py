@@ -8,7 +8,7 @@ from typing import Any
 from perfmodel._version import __version__
 from perfmodel.errors import OutOfRangeError
 from perfmodel.formulas.power import time_at_clock
-from perfmodel.plan.power_caps import StageClocks, plan_stage_clocks
+from perfmodel.plan.power_caps import StageClocks, clock_warnings, plan_stage_clocks
 from perfmodel.plan.records import Certificate, Plan
 from perfmodel.predict.cost import Cost, total
 from perfmodel.predict.layout import ParallelLayout, check_layout, make_layout
@@ -169,7 +169,7 @@ def _plan(
         held=held,
         run=_run(task, estimate, after_s / before_s, after_j / estimate.energy_j_per_step),
         certificate=_certificate(slack),
-        warnings=(*estimate.warnings, *_unmeasured(device)),
+        warnings=(*estimate.warnings, *clock_warnings(device.power)),
         notes=(*estimate.notes, *_remarks(estimate, layout, device, slowed)),
         sources=estimate.sources,
     )  # fmt: skip
@@ -253,16 +253,6 @@ def _certificate(slack: float) -> Certificate:
     return Certificate(
         method=_METHOD, optimal=not slack, bound=None, gap=None, candidates=paces, priced=paces, pruned={}
     )
-
-
-def _unmeasured(device: DevicePower) -> Iterator[Warned]:
-    slope = device.power.voltage_slope
-    if slope > 0 and slope.kind == "assumed":
-        yield Warned(formula="clock_dynamic_ratio", quantity="voltage_slope", value=float(slope), valid="not measured")
-    if device.power.relative:
-        yield Warned(
-            formula="power_set", quantity="accelerator", value=device.power.id, valid=f"that of {device.power.relative}"
-        )
 
 
 def _remarks(

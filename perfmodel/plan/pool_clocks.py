@@ -12,13 +12,14 @@ from typing import Any
 
 from perfmodel._version import __version__
 from perfmodel.errors import OutOfRangeError, PlanError, unknown_name
+from perfmodel.plan.power_caps import clock_warnings
 from perfmodel.plan.power_milp import PoolChoice, PoolOption, plan_pool_clocks
 from perfmodel.plan.records import Certificate, Plan
 from perfmodel.plan.serving.energy import facility_watts
 from perfmodel.plan.serving.points import curves_of
 from perfmodel.plan.serving.space import Candidate, candidates_of
 from perfmodel.plan.tables import table_of
-from perfmodel.predict.records import Record
+from perfmodel.predict.records import Record, Warned
 from perfmodel.predict.serving.demand import demand_of
 from perfmodel.predict.serving.traffic import attainment
 from perfmodel.specs.architecture import Architecture
@@ -66,6 +67,7 @@ class PoolClocksPlan(Plan):
     saved_share: float | None
     certificate: Certificate
     infeasible_because: tuple[str, ...]
+    warnings: tuple[Warned, ...] = ()
     notes: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
 
@@ -114,7 +116,7 @@ def plan_clocks_of_pools(
             raise PlanError("options, model: rates are given or predicted; leave out one of the two")
         asked = table_of("pools", pools, name="pool", needed=("arrival_rate_per_s",))
         found = _given(options, [one["pool"] for one in asked])
-        return _plan(request | {"pools": asked, "options": options}, asked, found, {}, accelerators, limits, (), ())
+        return _plan(request | {"pools": asked, "options": options}, asked, found, {}, accelerators, limits)
     for name, value in (("model", model), ("cluster", cluster)):
         if value is None:
             raise PlanError(f"{name}: missing; give it, or a table of options with their rates and watts")
@@ -140,7 +142,9 @@ def plan_clocks_of_pools(
     )
     used = (*cited(machine.accelerator, machine, stack), architecture.source)
     sources = tuple(dict.fromkeys(f"{one.title}: {one.url}" for one in used if one is not None))
-    return _plan(request, asked, predicted, pruned, accelerators, limits, notes, sources)
+    plan = _plan(request, asked, predicted, pruned, accelerators, limits)
+    warnings = tuple(clock_warnings(power_set_of(machine.accelerator)))
+    return plan.model_copy(update={"warnings": warnings, "notes": notes, "sources": sources})
 
 
 def _given(options: Any, pools: Sequence[str]) -> list[_Option]:
@@ -221,7 +225,7 @@ def _name(engine: Candidate, ratio: float, full_hz: float | None) -> str:
 
 def _plan(
     request: dict[str, Any], pools: list[dict[str, Any]], options: list[_Option], pruned: dict[str, int],
-    accelerators: int, limits: dict[str, Any], notes: tuple[str, ...], sources: tuple[str, ...],
+    accelerators: int, limits: dict[str, Any],
 ) -> PoolClocksPlan:  # fmt: skip
     demand = {one["pool"]: one["arrival_rate_per_s"] for one in pools}
     found = _solved(demand, options, accelerators, limits)
@@ -256,8 +260,6 @@ def _plan(
             stopped_by=found.stopped_by,
         ),
         infeasible_because=found.infeasible_because,
-        notes=notes,
-        sources=sources,
     )  # fmt: skip
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from perfmodel.errors import OutOfRangeError, PlanError
 from perfmodel.formulas.power import energy_at_clock
+from perfmodel.predict.records import Warned
 from perfmodel.specs.power import PowerSet
 
-__all__ = ["StageClocks", "plan_stage_clocks"]
+__all__ = ["StageClocks", "clock_warnings", "plan_stage_clocks"]
 
 _PACES = 20
 
@@ -92,3 +93,12 @@ def _joules(stage_s: Sequence[float], draw: _Draw, pace: float, clocks: Sequence
     pairs = zip(stage_s, clocks, strict=True)
     work = (energy_at_clock(s, 0.0, draw.dynamic_w, draw.share, r, slope, floor) for s, r in pairs)
     return draw.static_w * pace * len(stage_s) + float(sum(work))
+
+
+def clock_warnings(power: PowerSet) -> Iterator[Warned]:
+    """What is not measured of a device at lower clocks: its voltage, or everything."""
+    slope = power.voltage_slope
+    if slope > 0 and slope.kind == "assumed":
+        yield Warned(formula="clock_dynamic_ratio", quantity="voltage_slope", value=float(slope), valid="not measured")
+    if power.relative:
+        yield Warned(formula="power_set", quantity="accelerator", value=power.id, valid=power.relative)
