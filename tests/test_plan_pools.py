@@ -173,6 +173,25 @@ def test_slack_is_kept_and_never_costs_energy(cluster: Any) -> None:
         last = plan.energy_j_per_step
 
 
+SCHEDULES = [
+    ("1f1b", 1), ("gpipe", 1), ("interleaved", 2), ("zb-h1", 1), ("zb-v", 2), ("v-half", 2), ("dualpipe", 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("software", [None, "megatron-2021"])
+@pytest.mark.parametrize(("schedule", "vpp"), SCHEDULES)
+def test_every_schedule_keeps_its_slack_and_loses_nothing(schedule: str, vpp: int, software: Any, cluster: Any) -> None:
+    layers = pm.load_model("mixtral-8x7b").n_layers
+    for pp in (2, 4, 8):
+        layout = {"pp": pp, "dp": 8, "vpp": vpp, "schedule": schedule}
+        asked = {"layout": layout, "global_batch": 512, "seq_len": 2048, "software": software}
+        plan = pm.plan_clocks("mixtral-8x7b", cluster, slack=0.05, **asked)
+        assert sum(one.layers for one in plan.stages) == pytest.approx(layers)
+        assert plan.step_time_before_s <= plan.step_time_s <= 1.05 * plan.step_time_before_s * (1 + 1e-9)
+        assert plan.saved_share >= 0.0
+        assert plan.held.step_time_s >= plan.step_time_s * (1 - 1e-9)
+
+
 def test_nothing_to_slow_is_said(cluster: Any) -> None:
     alone = pm.plan_clocks("llama-3.1-8b", cluster, layout={"dp": 64}, global_batch=64, seq_len=2048)
     assert alone.saved_share == 0.0
@@ -187,6 +206,9 @@ def test_nothing_to_slow_is_said(cluster: Any) -> None:
     scaled = pm.plan_clocks("llama-3.1-70b", pm.load_cluster("dgx-b200", 64), **TRAINED)
     assert all(one.clock_hz is None for one in scaled.stages)
     assert any(warning.formula == "power_set" for warning in scaled.warnings)
+    empty = {"layout": {"pp": 4, "dp": 2, "stage_layers": [20, 0, 40, 20]}, "global_batch": 16, "seq_len": 2048}
+    with pytest.raises(PlanError, match="stage_layers: stage 1 has nothing to do"):
+        pm.plan_clocks("llama-3.1-70b", cluster, **empty)
     for wrong in ({"slack": -0.1}, {"slack": math.nan}, {"clock_bound_share": 0.0}, {"clock_bound_share": True}):
         with pytest.raises(OutOfRangeError, match=next(iter(wrong))):
             pm.plan_clocks("llama-3.1-70b", cluster, **TRAINED, **wrong)
