@@ -269,4 +269,4 @@ def _remarks(
     elif not slowed:
         yield f"{estimate.n_microbatches} micro-batches: all of them fill the pipeline or drain it"
     else:
-        yield "that the step is no longer holds to 0.2 % on average, 3 % at worst, in replays of 1F1B"
+        yield "the length of the step holds to 0.2 % on average, 3 % at worst, in replays of 1F1B"
