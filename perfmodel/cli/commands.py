@@ -26,6 +26,10 @@ _SCHEMAS = {
     "training-estimate": ("perfmodel.predict.records", "TrainingEstimate", "serialization"),
     "training-plan": ("perfmodel.plan.records", "TrainingPlan", "serialization"),
     "power-plan": ("perfmodel.plan.power_records", "PowerPlan", "serialization"),
+    "clocks-plan": ("perfmodel.plan.clocks", "ClocksPlan", "serialization"),
+    "pools-plan": ("perfmodel.plan.pools", "PoolsPlan", "serialization"),
+    "pool-clocks-plan": ("perfmodel.plan.pool_clocks", "PoolClocksPlan", "serialization"),
+    "rows-plan": ("perfmodel.plan.rows", "RowsPlan", "serialization"),
     "serving-plan": ("perfmodel.plan.serving.records", "ServingPlan", "serialization"),
     "experts-plan": ("perfmodel.plan.experts.records", "ExpertPlan", "serialization"),
     "serving-estimate": ("perfmodel.predict.serving.records", "ServingEstimate", "serialization"),
@@ -43,6 +47,7 @@ _SCHEMAS = {
     "cluster": ("perfmodel.specs.cluster", "Cluster", "validation"),
     "host": ("perfmodel.specs.host", "Host", "validation"),
     "model": ("perfmodel.specs.architecture", "Architecture", "validation"),
+    "region": ("perfmodel.specs.region", "Region", "validation"),
     "software": ("perfmodel.specs.software", "Software", "validation"),
 }
 _BENCHES = {

@@ -21,10 +21,10 @@ _LARGEST_COUNT = 10**15
 @dataclass(frozen=True)
 class Option:
     """One option. `kind` is text, spec (an id, a path, or a table in a file), whole, number, switch, texts, wholes,
-    tokens (a whole number, or a table in a file), array (a path, or in a file the rows themselves), rows (rows of
-    numbers, in a file only), shares (a table of numbers, NAME=X as a flag) or table (a table of anything, likewise);
-    `choices` are the names allowed, those of a table's keys too; `complete` is the kind of description whose ids
-    complete it."""
+    tokens (a whole number, or a table in a file), array (a path, or in a file the rows or numbers themselves), rows
+    (rows of numbers, in a file only), shares (a table of numbers, NAME=X as a flag) or table (a table of anything,
+    likewise); `choices` are the names allowed, those of a table's keys too; `complete` is the kind of description whose
+    ids complete it."""
 
     name: str
     kind: str
@@ -177,7 +177,7 @@ _JSON_KINDS: dict[str, dict[str, Any]] = {
     "spec": {"anyOf": [{"type": "string"}, {"type": "object"}]},
     "whole": {"type": "integer"},
     "tokens": {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "object"}]},
-    "array": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "array"}}]},
+    "array": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": ["array", "number"]}}]},
     "rows": {"type": "array", "items": {"type": "array", "items": {"type": "number"}}},
     "number": {"type": "number"},
     "switch": {"type": "boolean"},

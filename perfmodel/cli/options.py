@@ -18,6 +18,7 @@ __all__ = [
     "EXPERT_KEYS",
     "LAYOUT",
     "OPTIONS",
+    "PLAN_CLOCKS",
     "PLAN_EXPERTS",
     "PLAN_POWER",
     "PLAN_SERVING",
@@ -66,6 +67,16 @@ CARBON = (
     Option("carbon_kg_per_kwh", "number", "carbon of the electricity instead of a region's [kg CO2e per kWh]", low=0),
     Option("embodied_kg", "number", "carbon of making one accelerator with its share of a server [kg CO2e]", low=0),
     Option("life_years", "number", "years until hardware is replaced (default: 6)", low=0),
+    Option("carbon_by_hour", "array", "CSV: 24 lines of hour and kg CO2e per kWh, local time; instead of a region"),
+)
+_START = (
+    Option(
+        "start_hour",
+        "number",
+        "time of the day at which the run starts (needs --tokens, carbon by hour)",
+        low=0,
+        high=24,
+    ),
 )
 _OBJECTIVES = ("time", "cost", "energy", "carbon", "memory")
 _EXPERTS = (
@@ -131,9 +142,22 @@ LAYOUT = (
     ),
     Option("offload", "shares", "what waits in host memory: a share, or so many layers", choices=OFFLOADS),
 )
-PLAN_TRAINING = _SCENARIO + _TRAINED + _EXPERTS + CARBON + _SEARCH
-ESTIMATE_TRAINING = _SCENARIO + _TRAINED + _EXPERTS + CARBON + LAYOUT
-ESTIMATE_MEMORY = tuple(option for option in ESTIMATE_TRAINING if option.name != "tokens")
+_CLOCKS = (
+    Option(
+        "slack", "number", "share of its time that a step may be longer by, e.g. 0.05 (default: none)", low=0, high=10
+    ),
+    Option(
+        "clock_bound_share",
+        "number",
+        "share of a stage's time that follows the clock (default: 1, on the safe side)",
+        low=0,
+        high=1.0000001,
+    ),
+)
+PLAN_TRAINING = _SCENARIO + _TRAINED + _EXPERTS + CARBON + _START + _SEARCH
+ESTIMATE_TRAINING = _SCENARIO + _TRAINED + _EXPERTS + CARBON + _START + LAYOUT
+PLAN_CLOCKS = ESTIMATE_TRAINING + _CLOCKS
+ESTIMATE_MEMORY = tuple(option for option in ESTIMATE_TRAINING if option.name not in ("tokens", "start_hour"))
 _SERVED = (
     Option("trace", "spec", "requests as recorded: a shipped id or a file (CSV, JSON lines, .gz)", complete="traces"),
     Option("prompt_tokens", "tokens", "tokens of a prompt (in a file also a table of mean, p50, p90, p99)", low=1),
@@ -330,7 +354,10 @@ PLAN_EXPERTS = (
     Option("work_limit", "whole", "packings and programs at most", low=1),
     Option("time_limit_s", "number", "guard in seconds (default: 60)", low=0),
 )
-OPTIONS = {option.name: option for option in (*_SCENARIO, *_TRAINED, *_EXPERTS, *CARBON, *_SEARCH, *_SERVED, *LAYOUT)}
+OPTIONS = {
+    option.name: option
+    for option in (*_SCENARIO, *_TRAINED, *_EXPERTS, *CARBON, *_START, *_CLOCKS, *_SEARCH, *_SERVED, *LAYOUT)
+}
 
 
 def json_schema() -> dict[str, Any]:

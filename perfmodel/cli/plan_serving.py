@@ -20,6 +20,8 @@ __all__ = ["plan_serving"]
 
 DONE, NOT_FEASIBLE = 0, 1
 _TABLES = ("workload", "slo")
+_BESIDE = (*EXPERT_KEYS, "region", "carbon_by_hour")
+"""Keys whose paths in a file are relative to it."""
 _WORKLOAD = ("prompt_tokens", "output_tokens", "arrival_rate_per_s", "burstiness", "prefix_hit")
 _ENGINES = {"vllm-2025": "vllm", "sglang-2025": "sglang", "tensorrt-llm-2025": "tensorrt-llm"}
 
@@ -53,7 +55,7 @@ def _question(args: Namespace) -> dict[str, Any]:
             if names[key].kind == "texts" and isinstance(value, str):
                 value = [value]
             found = checked(names[key], value, f"{args.file}: {key}")
-            question[key] = beside(folder, found, names[key]) if key in EXPERT_KEYS else found
+            question[key] = beside(folder, found, names[key]) if key in _BESIDE else found
     for option in PLAN_SERVING:
         if hasattr(args, option.name):
             question[option.name] = parsed(option, getattr(args, option.name))
@@ -177,6 +179,12 @@ def _growth(console: Console, plan: Mapping[str, Any]) -> None:
         counts = ", ".join(str(one["replicas"]) for one in plan["hourly"])
         longest = max(one["start_before_s"] for one in plan["hourly"])
         console.print(f"replicas by the hour: {counts} (start them {longest:.0f} s before)")
+    if plan["day"]:
+        day = plan["day"]
+        console.print(
+            f"a day: {day['energy_kwh']:,.0f} kWh, {fmt.carbon(day['carbon_kg'])} hour by hour "
+            f"({fmt.carbon(day['mean_hour_carbon_kg'])} at the mean intensity)"
+        )
 
 
 def _commands(console: Console, plan: Mapping[str, Any]) -> None:

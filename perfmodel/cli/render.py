@@ -143,6 +143,8 @@ def _power(console: Console, request: Document, estimate: Document) -> None:
 
 
 def _carbon_of(request: Document) -> str:
+    if request.get("carbon_by_hour") is not None:
+        return "mean hour"
     if request.get("carbon_kg_per_kwh") is not None:
         return f"{request['carbon_kg_per_kwh']:g} kg/kWh"
     region = request.get("region") or "world"
@@ -178,6 +180,19 @@ def _run(console: Console, run: Document) -> None:
             f", {fmt.count(run['accelerator_hours'])} accelerator hours",
             f", {fmt.carbon(run['carbon_kg'])}" if "carbon_kg" in run else "",
         )
+    )
+    if "best_start_hour" in run:
+        _start(console, run)
+
+
+def _start(console: Console, run: Document) -> None:
+    """Carbon by the hour in which the run starts: the best one, and what it saves."""
+    best, asked = run["best_start_carbon_kg"], run["carbon_kg"]
+    hours, minutes = divmod(round(run["best_start_hour"] * 60.0), 60)
+    saved = fmt.percent(1.0 - best / asked) if asked else fmt.percent(0.0)
+    console.print(
+        f"carbon by hour: {fmt.carbon(best)} if it starts at {hours % 24}:{minutes:02d} ({saved} less), "
+        f"{fmt.carbon(run['mean_hour_carbon_kg'])} at the mean intensity"
     )
 
 

@@ -24,6 +24,7 @@ _DOCUMENTS = (
     "perfmodel/training-plan/1",
     "perfmodel/memory-estimate/1",
     "perfmodel/serving-estimate/1",
+    "perfmodel/clocks-plan/1",
 )
 
 

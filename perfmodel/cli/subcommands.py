@@ -18,6 +18,7 @@ from perfmodel.cli.options import (
     ESTIMATE_MEMORY,
     ESTIMATE_SERVING,
     ESTIMATE_TRAINING,
+    PLAN_CLOCKS,
     PLAN_EXPERTS,
     PLAN_POWER,
     PLAN_SERVING,
@@ -25,6 +26,7 @@ from perfmodel.cli.options import (
     PLAN_TRAINING,
     PLAN_TRAINING_BUDGET,
 )
+from perfmodel.cli.pool_options import PLAN_POOL_CLOCKS, PLAN_POOLS, PLAN_ROWS
 from perfmodel.cli.role_options import ESTIMATE_DISAGGREGATED, ESTIMATE_SPECULATION
 from perfmodel.cli.words import BENCHES, EXPORT_TOOLS, IMPORT_TOOLS, LISTS, SCHEMAS, SERVER_ROLES
 
@@ -57,6 +59,15 @@ def _plan(parser: argparse.ArgumentParser) -> None:
     power.set_defaults(run="perfmodel.cli.power:plan_power")
     add_scenario(power, PLAN_POWER)
     power.add_argument("--plot", metavar="FILE", help="draw the load duration curve with the thresholds there")
+    for name, options, text in (
+        ("clocks", PLAN_CLOCKS, "clocks by pipeline stage: what waits for the slowest stage runs slower"),
+        ("pools", PLAN_POOLS, "which machines prompt and which answer, under one budget of watts or dollars"),
+        ("pool-clocks", PLAN_POOL_CLOCKS, "engines, degrees and clocks of pools of requests, at least power"),
+        ("rows", PLAN_ROWS, "which row each load stands in, within power and cooling"),
+    ):
+        capped = add_command(what, parser, name, text)
+        capped.set_defaults(run=f"perfmodel.cli.pools:plan_{name.replace('-', '_')}")
+        add_scenario(capped, options)
     _plan_test_time(add_command(what, parser, "test-time", "how many samples of which method each task gets"))
     lifetime = add_command(what, parser, "training-budget", "parameters, tokens and bits of a model for its whole life")
     lifetime.set_defaults(run="perfmodel.cli.test_time:plan_training_budget")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,12 +12,13 @@ from perfmodel.cli.option import parsed
 from perfmodel.cli.options import PLAN_TEST_TIME, PLAN_TRAINING_BUDGET
 from perfmodel.cli.output import emit
 from perfmodel.cli.scenario import read_table
+from perfmodel.cli.tables import read_rows
 from perfmodel.errors import PlanError, SpecError, unknown_name
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["plan_test_time", "plan_training_budget", "read_rows", "test_time_page", "training_budget_page"]
+__all__ = ["plan_test_time", "plan_training_budget", "test_time_page", "training_budget_page"]
 
 _UNITS = ("usd", "s", "j", "tokens")
 _KEYS = ("tasks", "methods", "budget", "objective", "estimator")
@@ -84,43 +83,6 @@ def _of_file(file: str) -> dict[str, Any]:
 
 def _is_file(key: str, value: Any) -> bool:
     return key in ("tasks", "methods") and isinstance(value, str)
-
-
-def read_rows(file: str, key: str) -> list[dict[str, Any]]:
-    """The rows of a CSV file, or of the list `key` in a TOML or JSON file; raises `SpecError` naming file and line."""
-    if file.lower().endswith((".toml", ".json")):
-        found = read_table(file).get(key)
-        if not isinstance(found, list):
-            raise SpecError(f"{file}: {key}: missing or not a list of tables")
-        return found
-    try:
-        text = Path(file).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise SpecError(f"{file}: not UTF-8 text") from None
-    except (OSError, ValueError) as error:
-        raise SpecError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    reader = csv.DictReader(io.StringIO(text))
-    rows = [_row(file, reader.line_num, row) for row in reader]
-    if not rows:
-        raise SpecError(f"{file}: holds no rows; the first line names the columns")
-    return rows
-
-
-def _row(file: str, line: int, row: Mapping[str | None, Any]) -> dict[str, Any]:
-    if None in row:
-        raise SpecError(f"{file}:{line}: has more cells than the first line has names")
-    cells = {str(name).strip(): (cell or "").strip() for name, cell in row.items()}
-    names = ("task", "method")
-    return {name: cell if name in names else _cell(cell) for name, cell in cells.items() if cell}
-
-
-def _cell(text: str) -> Any:
-    for read in (int, float):
-        try:
-            return read(text)
-        except ValueError:
-            continue
-    return text
 
 
 def test_time_page(console: Console, plan: Mapping[str, Any]) -> None:

@@ -9,6 +9,10 @@ SCHEMAS = (
     "training-estimate",
     "training-plan",
     "power-plan",
+    "clocks-plan",
+    "pools-plan",
+    "pool-clocks-plan",
+    "rows-plan",
     "experts-plan",
     "serving-estimate",
     "serving-plan",
@@ -27,6 +31,7 @@ SCHEMAS = (
     "cluster",
     "host",
     "model",
+    "region",
     "software",
 )
 EXPORT_TOOLS = (

@@ -2,15 +2,17 @@ r"""Joules per token, carbon, amortised capital, and the physical floor of compu
 
 from perfmodel.formulas._registry import formula
 from perfmodel.formulas.cost import energy_kwh
-from perfmodel.ops import log
+from perfmodel.ops import floor, log, maximum, minimum
 
 __all__ = [
     "carbon_kg",
+    "carbon_kg_in_hour_of_day",
     "carbon_kg_per_mtok",
     "embodied_carbon_kg",
     "energy_per_token",
     "landauer_energy",
     "owned_usd_per_hour",
+    "time_in_hour_of_day",
 ]
 
 
@@ -43,6 +45,64 @@ def carbon_kg(energy_j, kg_per_kwh, pue=1, joules_per_kwh=3.6e6):
     Source       GHG Protocol, Scope 2 Guidance: activity data times emission factor
     """
     return kg_per_kwh * energy_kwh(energy_j, pue, joules_per_kwh)
+
+
+@formula
+def time_in_hour_of_day(start_s, time_s, hour, seconds_per_hour=3600, seconds_per_day=86400):
+    r"""How long a run works in one hour of the day, over all the days that it takes.
+
+    .. math:: T_h = C_h(t_0 + t) - C_h(t_0),\quad
+              C_h(x) = H \lfloor x / D \rfloor + \min(\max(x \bmod D - H h,\, 0),\, H)
+
+    Symbols      t_0  start_s [s] since midnight;  t  time_s [s] of the run;  h  hour [1] of the day, 0 after midnight;
+                 H  seconds_per_hour [s] seconds in an hour;  D  seconds_per_day [s] seconds in a day;  returns [s]
+    Assumptions  local time without a change of the clock; no pause
+    Valid for    0 <= start_s <= 86400; time_s >= 0; 0 <= hour <= 23; 3600 <= seconds_per_hour <= 3600;
+                 86400 <= seconds_per_day <= 86400
+    Monotone     time_s +
+    Limits       time_s = 0 -> 0; time_s = 86400 -> 3600
+    Source       overlap of an interval with a periodic one
+    """
+    opens_s = hour * seconds_per_hour
+    end_s = start_s + time_s
+    first_day = floor(start_s / seconds_per_day)
+    last_day = floor(end_s / seconds_per_day)
+    before_s = minimum(maximum(start_s - first_day * seconds_per_day - opens_s, 0), seconds_per_hour)
+    after_s = minimum(maximum(end_s - last_day * seconds_per_day - opens_s, 0), seconds_per_hour)
+    return (last_day - first_day) * seconds_per_hour + after_s - before_s
+
+
+@formula
+def carbon_kg_in_hour_of_day(
+    power_w,
+    start_s,
+    time_s,
+    hour,
+    kg_per_kwh,
+    pue=1,
+    joules_per_kwh=3.6e6,
+    seconds_per_hour=3600,
+    seconds_per_day=86400,
+):
+    r"""Operational emissions of a run at a steady draw in one hour of the day; their sum over 24 hours is its own.
+
+    .. math:: m_h = \frac{i_h\,PUE}{3.6 \cdot 10^6} P\,T_h
+
+    Symbols      P  power_w [W] of the servers;  t_0  start_s [s] since midnight;  t  time_s [s] of the run;
+                 h  hour [1] of the day, 0 after midnight;  i_h  kg_per_kwh [kg] carbon intensity of one kilowatt-hour
+                 in that hour;  PUE  pue [1] facility energy over server energy;
+                 k  joules_per_kwh [J] joules in a kilowatt-hour;  H  seconds_per_hour [s] seconds in an hour;
+                 D  seconds_per_day [s] seconds in a day;  returns [kg]
+    Assumptions  every day like the other; steady draw; embodied emissions apart
+    Valid for    power_w >= 0; 0 <= start_s <= 86400; time_s >= 0; 0 <= hour <= 23; kg_per_kwh >= 0; pue >= 1;
+                 3600 <= seconds_per_hour <= 3600; 86400 <= seconds_per_day <= 86400
+    Monotone     power_w +; time_s +; kg_per_kwh +; pue +
+    Limits       time_s = 0 -> 0; kg_per_kwh = 0 -> 0
+    Source       carbon_kg hour by hour, as Dodge et al. 2022, "Measuring the Carbon Intensity of AI in Cloud
+                 Instances", arXiv:2206.05229, section 3
+    """
+    at_work_s = time_in_hour_of_day(start_s, time_s, hour, seconds_per_hour, seconds_per_day)
+    return carbon_kg(power_w * at_work_s, kg_per_kwh, pue, joules_per_kwh)
 
 
 @formula

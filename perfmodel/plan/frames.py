@@ -76,12 +76,23 @@ def _slots(plan: _Document) -> Iterator[dict[str, Any]]:
             yield {"layer": layer, "slot": slot, "rank": rank, "node": node, "expert": expert}
 
 
+def _parts(key: str) -> Callable[[_Document], Iterator[dict[str, Any]]]:
+    def parts(plan: _Document) -> Iterator[dict[str, Any]]:
+        yield from plan[key]
+
+    return parts
+
+
 _POOLS = ("prefill", "decode")
 _ROWS: dict[str, Callable[[_Document], Iterator[dict[str, Any]]]] = {
     "perfmodel/training-plan/1": _layouts,
     "perfmodel/serving-plan/1": _deployments,
     "perfmodel/experts-plan/1": _slots,
     "perfmodel/power-plan/1": _policies,
+    "perfmodel/clocks-plan/1": _parts("stages"),
+    "perfmodel/pools-plan/1": _parts("machines"),
+    "perfmodel/pool-clocks-plan/1": _parts("engines"),
+    "perfmodel/rows-plan/1": _parts("placement"),
     "perfmodel/test-time-plan/1": _tasks,
     "perfmodel/training-budget-plan/1": _sizes,
 }

@@ -12,6 +12,7 @@ from perfmodel._version import __version__
 from perfmodel.formulas.cost import energy_cost_usd
 from perfmodel.formulas.power_limits import breaker_trip_time, continuous_power, redundant_feed_power
 from perfmodel.formulas.power_money import carbon_kg
+from perfmodel.plan.power_caps import clock_warnings
 from perfmodel.plan.power_records import (
     Impact,
     PowerAlternative,
@@ -324,13 +325,7 @@ def _warnings(task: PowerTask) -> Iterable[Warned]:
     step = 0.0 if isinstance(task.load, LoadStatistics) else task.load.step_s
     if step > latency:
         yield Warned(formula="row_outcome", quantity="step of the history [s]", value=step, valid=f"x <= {latency:g}")
-    slope = task.server.power.voltage_slope
-    if slope > 0 and slope.kind == "assumed":
-        yield Warned(formula="clock_dynamic_ratio", quantity="voltage_slope", value=float(slope), valid="not measured")
-    if task.server.power.relative:
-        yield Warned(
-            formula="power_set", quantity="accelerator", value=task.server.power.id, valid=task.server.power.relative
-        )
+    yield from clock_warnings(task.server.power)
 
 
 def _notes(task: PowerTask, best: _Candidate) -> Iterable[str]:

@@ -10,16 +10,18 @@ import numpy as np
 
 from perfmodel.errors import OutOfRangeError, PlanError
 
-__all__ = ["PhasePools", "PoolMachine", "mixed_rate", "plan_phase_pools"]
+__all__ = ["MOST_MACHINES", "PhasePools", "PoolMachine", "affordable", "mixed_rate", "plan_phase_pools"]
 
-_MOST_MACHINES = 4096
+MOST_MACHINES = 4096
+"""Of each phase, as many as are tried."""
 
 
 @dataclass(frozen=True)
 class PoolMachine:
     """One kind of machine: requests a second that it can prompt, requests a second that it can finish, watts, dollars.
 
-    `token_requests_per_s` is batch / (output tokens * seconds a token). Raises `OutOfRangeError`.
+    A rate of 0 is a phase that it cannot do. `token_requests_per_s` is batch / (output tokens * seconds a token).
+    Raises `OutOfRangeError`.
     """
 
     name: str
@@ -29,9 +31,11 @@ class PoolMachine:
     usd_per_hour: float
 
     def __post_init__(self) -> None:
-        for key in ("prompt_requests_per_s", "token_requests_per_s", "watts", "usd_per_hour"):
-            value = getattr(self, key)
-            if not 0 < value < math.inf:
+        for key in ("prompt_requests_per_s", "token_requests_per_s"):
+            if not 0 <= (value := getattr(self, key)) < math.inf:
+                raise OutOfRangeError(f"{self.name}: {key}: must be 0 or a positive number (got {value!r})")
+        for key in ("watts", "usd_per_hour"):
+            if not 0 < (value := getattr(self, key)) < math.inf:
                 raise OutOfRangeError(f"{self.name}: {key}: must be a positive number (got {value!r})")
 
 
@@ -68,20 +72,28 @@ def plan_phase_pools(
     return None if best is None else PhasePools(**(vars(best) | {"candidates": candidates}))
 
 
-def mixed_rate(machine: PoolMachine, *, watts: float) -> float:
-    """Requests a second of one pool under a power budget, each machine doing both phases one after the other."""
+def mixed_rate(machine: PoolMachine, *, watts: float | None = None, usd_per_hour: float | None = None) -> float:
+    """Requests a second of one pool within the budgets, each machine doing both phases one after the other."""
+    if not machine.prompt_requests_per_s or not machine.token_requests_per_s:
+        return 0.0
     per_machine = 1.0 / (1.0 / machine.prompt_requests_per_s + 1.0 / machine.token_requests_per_s)
-    return math.floor(watts / machine.watts + 1e-9) * per_machine
+    return affordable(machine, watts=watts, usd_per_hour=usd_per_hour) * per_machine
+
+
+def affordable(machine: PoolMachine, *, watts: float | None = None, usd_per_hour: float | None = None) -> int:
+    """Machines of one kind within the budgets."""
+    most = min((watts or math.inf) / machine.watts, (usd_per_hour or math.inf) / machine.usd_per_hour)
+    return math.floor(most + 1e-9)
 
 
 def _best_pair(
     prompt: PoolMachine, token: PoolMachine, watts: float, usd_per_hour: float
 ) -> tuple[PhasePools | None, int]:
-    most = int(min(watts / prompt.watts, usd_per_hour / prompt.usd_per_hour, _MOST_MACHINES) + 1e-9)
+    most = int(min(watts / prompt.watts, usd_per_hour / prompt.usd_per_hour, MOST_MACHINES) + 1e-9)
     n_prompt = np.arange(1, max(most, 1) + 1)
     left = np.minimum((watts - n_prompt * prompt.watts) / token.watts,
                       (usd_per_hour - n_prompt * prompt.usd_per_hour) / token.usd_per_hour)  # fmt: skip
-    n_token = np.clip(np.floor(left + 1e-9), 0, _MOST_MACHINES)
+    n_token = np.clip(np.floor(left + 1e-9), 0, MOST_MACHINES)
     rates = np.minimum(n_prompt * prompt.prompt_requests_per_s, n_token * token.token_requests_per_s)
     at = int(np.argmax(rates))
     if rates[at] <= 0:

@@ -51,6 +51,8 @@ def plan_training(
     carbon_kg_per_kwh: float | None = None,
     embodied_kg: float | None = None,
     life_years: float | None = None,
+    carbon_by_hour: Sequence[float] | str | Path | None = None,
+    start_hour: float | None = None,
     expert_imbalance: float | None = None,
     expert_loads: Any = None,
     expert_placement: Any = None,
@@ -64,7 +66,8 @@ def plan_training(
     """The layout of least `objective` that leaves `memory_margin` free.
 
     `objective` is "time", "cost", "energy", "carbon" or "memory". `max_watts` limits the mean power of all accelerators
-    used with their servers and facility, `max_usd` and `max_days` a run of `tokens`; `schedules` are the pipeline
+    used with their servers and facility, `max_usd` and `max_days` a run of `tokens`; carbon by hour ranks layouts by
+    the mean hour, and `start_hour` says which hours the run of the best has; `schedules` are the pipeline
     schedules to choose from (None: those that the software offers). Uneven experts make a degree `ep` slower by the
     fullest rank that it has (`expert_loads` are placed in order at every degree). Raises `SpecError` or `PlanError` for
     bad input; when nothing fits the plan says so (`feasible`, `infeasible_because`) and nothing is raised.
@@ -91,6 +94,8 @@ def plan_training(
         carbon_kg_per_kwh=carbon_kg_per_kwh,
         embodied_kg=embodied_kg,
         life_years=life_years,
+        carbon_by_hour=carbon_by_hour,
+        start_hour=start_hour,
         expert_imbalance=expert_imbalance,
         expert_loads=expert_loads,
         expert_placement=expert_placement,

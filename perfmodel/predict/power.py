@@ -22,6 +22,7 @@ from perfmodel.predict.cost import Draw, Node, total
 from perfmodel.specs.accelerator import Accelerator
 from perfmodel.specs.cluster import Cluster
 from perfmodel.specs.power import PowerSet, load_power_set, power_set_of
+from perfmodel.specs.quantity import Quantity
 
 __all__ = [
     "CappedJob",
@@ -32,6 +33,7 @@ __all__ = [
     "clock_under_cap",
     "device_power_of",
     "dynamic_ratio",
+    "power_at_clock",
     "server_power_of",
     "watts_of_work",
 ]
@@ -146,13 +148,32 @@ class DevicePower:
         return (f"power: that of {self.power.relative} in the ratio of the power limits",)
 
 
-def device_power_of(accelerator: Accelerator, compute_reached: float, memory_reached: float) -> DevicePower:
-    """The accelerator's power set for costs whose kernels reach these shares of the data-sheet peaks [1]."""
-    power = power_set_of(accelerator)
+def device_power_of(
+    accelerator: Accelerator, compute_reached: float, memory_reached: float, power: PowerSet | None = None
+) -> DevicePower:
+    """The power set (default: the accelerator's) for costs whose kernels reach these shares of the peaks [1]."""
+    power = power_set_of(accelerator) if power is None else power
     found = DevicePower(power, Draw(0.0, 0.0, 0.0))
     room = max(found.room_w, 1e-9)
     weights = compute_reached * float(power.tensor_w), memory_reached * float(power.hbm_w), float(power.link_w)
     return DevicePower(power, Draw(*(watts / room for watts in weights)))
+
+
+def power_at_clock(power: PowerSet, clock_ratio: float) -> PowerSet:
+    """The set of the same device held at a lower clock [1]: its static power, memory and links draw as before.
+
+    `tensor_w` is then what arithmetic draws at the peak of that clock (`accelerator_power` with its dynamic ratio).
+    """
+    kept, static = float(dynamic_ratio(power, clock_ratio)), float(power.static_w)
+    how = f"at {clock_ratio:.4g} of the clock"
+    watts = {
+        "idle_w": static + (float(power.idle_w) - static) * kept,
+        "active_w": float(power.active_w) * kept,
+        "tensor_w": float(power.tensor_w) * kept,
+    }
+    return power.model_copy(
+        update={name: Quantity(w, source="perfmodel", kind="derived", derived=how) for name, w in watts.items()}
+    )
 
 
 def dynamic_ratio(power: PowerSet, clock_ratio: Number) -> Number:

@@ -39,7 +39,7 @@ from perfmodel.specs.cluster import Cluster
 from perfmodel.specs.efficiency import Efficiency
 from perfmodel.specs.software import Software
 
-__all__ = ["Load", "Step", "StepModel"]
+__all__ = ["Load", "StageTurn", "Step", "StepModel"]
 
 # Embedding traffic per hidden element [B]: row in, sum with positions out, dropout mask; and the scattered gradient.
 _EMBEDDING_BYTES = 9.0
@@ -48,10 +48,25 @@ _FAR = ("pipeline_transfer", "data_parallel", "offload")
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """A step's tree of terms, its two bounds [s], its memory [B], the forward arithmetic it repeats [flop], its stages.
+class StageTurn:
+    """One micro-batch in a stage, all passes [s]: of a layer, of the head with its loss, of the embedding.
 
-    The stages are those of a pipeline of one direction (None: folded into one another).
+    The layer is the mean one of the slowest stage, which recomputes `repeated` [1] of them at `again_s` a layer.
+    """
+
+    stages: Stages
+    layer_s: Number
+    again_s: Number
+    repeated: Number
+    head_s: Number
+    embedding_s: Number
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step's tree of terms, its two bounds [s], its memory [B] and the forward arithmetic it repeats [flop].
+
+    `turn` says what a micro-batch takes stage by stage, where the step was priced in detail.
     """
 
     tree: Node
@@ -59,7 +74,7 @@ class Step:
     upper_s: Number
     memory: Memory
     recompute_flops: Number
-    stages: Stages | None = None
+    turn: StageTurn | None = None
 
     @property
     def seconds(self) -> Number:
@@ -216,7 +231,6 @@ class StepModel:
         if self.software.places_layers_freely and d.stage_layers is None:
             stages = relieve_head(stages, self.model.n_layers, d.pp, d.vpp, ends[0].seconds / one.all.seconds)
             repeats = repeats_of(d, stages.full, block, again, head_s)
-        unfolded = None if d.schedule in FOLDED else stages
         if d.schedule in FOLDED:
             stages = fold(stages, d.weight_copies)
         stages = stages if detail else stages.compact()
@@ -266,7 +280,8 @@ class StepModel:
         host_s = host.layer_s * layers
         lower, upper = _bounds(tree, exchanges, host_s)
         flops = recompute_flops(self.model, self.software, d, repeats.mean, global_batch, seq_len)
-        return Step(tree, lower, upper, memory, flops, unfolded)
+        turn = StageTurn(stages, one.all.seconds, again.seconds, repeats.slowest, ends[0].seconds, ends[1].seconds)
+        return Step(tree, lower, upper, memory, flops, turn)
 
     def _element_wise(self, share: Share, pp: Number) -> dict[str, Cost]:
         """The element-wise modules of the mean layer, forward."""

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from perfmodel._version import __version__
-from perfmodel.dual import plain
 from perfmodel.errors import OutOfRangeError, PlanError, unknown_name
-from perfmodel.formulas.cost import cost_usd, energy_kwh
+from perfmodel.formulas.cost import cost_usd
 from perfmodel.predict.cost import Number
 from perfmodel.predict.degrees import Degrees
-from perfmodel.predict.emissions import Emissions, emissions_of
+from perfmodel.predict.emissions import Emissions, check_start_hour, emissions_of
 from perfmodel.predict.imbalance import ExpertRouting, expert_routing
 from perfmodel.predict.layout import ParallelLayout, check_layout, make_layout
 from perfmodel.predict.matmul import matmul_format
@@ -26,7 +25,8 @@ from perfmodel.predict.records import (
     term_of,
     uneven_experts,
 )
-from perfmodel.predict.stages import split_layers
+from perfmodel.predict.run import run_totals
+from perfmodel.predict.stage_times import placed_layers
 from perfmodel.predict.step import Step, StepModel
 from perfmodel.predict.uncertainty import extrapolations, interval_of, widenings
 from perfmodel.predict.weights import OPTIMIZERS
@@ -76,6 +76,7 @@ class TrainingTask:
     steps: StepModel
     notes: tuple[str, ...]
     emissions: Emissions
+    start_hour: float | None = None
 
     def on(self, cluster: Cluster) -> TrainingTask:
         """The same question for a cluster of the same accelerators."""
@@ -99,6 +100,7 @@ class TrainingTask:
             **dict.fromkeys(("expert_imbalance", "expert_loads", "expert_placement")),
             **(self.steps.routing.request if self.steps.routing else {}),
             **self.emissions.request(),
+            "start_hour": self.start_hour,
         }
 
     @property
@@ -127,6 +129,8 @@ def training_task(
     carbon_kg_per_kwh: float | None = None,
     embodied_kg: float | None = None,
     life_years: float | None = None,
+    carbon_by_hour: Sequence[float] | str | Path | None = None,
+    start_hour: float | None = None,
     expert_imbalance: float | None = None,
     expert_loads: Any = None,
     expert_placement: Any = None,
@@ -144,6 +148,7 @@ def training_task(
         tokens = _positive("tokens", tokens)
     length = _count("seq_len", seq_len)
     mean = _mean_length(mean_seq_len, packing, length)
+    emissions = emissions_of(region, carbon_kg_per_kwh, embodied_kg, life_years, carbon_by_hour)
     steps = StepModel(
         architecture,
         machine,
@@ -169,7 +174,8 @@ def training_task(
         packing=packing,
         steps=steps,
         notes=(*efficiency.inherited, *stack.inherits),
-        emissions=emissions_of(region, carbon_kg_per_kwh, embodied_kg, life_years),
+        emissions=emissions,
+        start_hour=check_start_hour(start_hour, emissions, tokens),
     )
 
 
@@ -191,6 +197,8 @@ def estimate_training(
     carbon_kg_per_kwh: float | None = None,
     embodied_kg: float | None = None,
     life_years: float | None = None,
+    carbon_by_hour: Sequence[float] | str | Path | None = None,
+    start_hour: float | None = None,
     expert_imbalance: float | None = None,
     expert_loads: Any = None,
     expert_placement: Any = None,
@@ -202,7 +210,8 @@ def estimate_training(
     to itself; rates and utilisations then count their tokens alone. Experts are loaded evenly, or as one of
     `expert_imbalance`, `expert_loads` and `expert_placement` says (`predict.imbalance.expert_routing`). Carbon is that
     of a `region` (default: the world's mean) or of `carbon_kg_per_kwh`; with `embodied_kg`, of making one accelerator,
-    also its share of `life_years`.
+    also its share of `life_years`. `carbon_by_hour` are 24 intensities of the hours of a day, or their CSV: a step then
+    has their mean, a run that of its own hours from `start_hour` on (local time), and says the best hour to start.
     Raises `SpecError` for a bad description and `PlanError` for arguments that cannot run together; an estimate that
     does not fit in memory is returned with `fits=False`.
     """
@@ -222,6 +231,8 @@ def estimate_training(
         carbon_kg_per_kwh=carbon_kg_per_kwh,
         embodied_kg=embodied_kg,
         life_years=life_years,
+        carbon_by_hour=carbon_by_hour,
+        start_hour=start_hour,
         expert_imbalance=expert_imbalance,
         expert_loads=expert_loads,
         expert_placement=expert_placement,
@@ -313,7 +324,7 @@ def describe(task: TrainingTask, layout: ParallelLayout, step: Step) -> Training
         fits=memory.total <= memory.capacity,
         accelerators_used=accelerators,
         n_microbatches=task.global_batch // (layout.dp * layout.micro_batch),
-        stage_layers=_stage_layers(task, layout, step),
+        stage_layers=None if step.turn is None else placed_layers(step.turn, layout, task.model.n_layers),
         energy_j_per_step=energy,
         cost_usd_per_step=cost,
         carbon_kg_per_step=carbon,
@@ -323,7 +334,19 @@ def describe(task: TrainingTask, layout: ParallelLayout, step: Step) -> Training
         cost_usd_per_mtok=cost / (documents * length) * 1e6,
         carbon_kg_per_mtok=carbon / (documents * length) * 1e6,
         accelerator_w_by_term=step.watts_by_term(power),
-        run=_run(task, tokens_per_s, seconds, energy, cost, carbon),
+        run=None
+        if task.tokens is None
+        else run_totals(
+            task.tokens,
+            tokens_per_s,
+            seconds,
+            energy,
+            cost,
+            accelerators,
+            task.cluster.accelerators,
+            task.emissions,
+            task.start_hour,
+        ),
         experts=_uneven_experts(task, layout, seconds),
         terms=term_of(step.tree).children,
         warnings=warnings,
@@ -353,13 +376,6 @@ def _uneven_experts(task: TrainingTask, layout: ParallelLayout, seconds: float) 
     return uneven_experts(routing, layout.ep, seconds / float(balanced.seconds))
 
 
-def _stage_layers(task: TrainingTask, layout: ParallelLayout, step: Step) -> tuple[int, ...] | None:
-    if layout.stage_layers is not None or step.stages is None:
-        return layout.stage_layers
-    ends = (int(float(plain(layers))) for layers in (step.stages.first, step.stages.last))
-    return split_layers(task.model.n_layers, layout.pp, *ends)
-
-
 def _memory(task: TrainingTask, step: Step) -> MemoryBytes:
     parts = {name: float(getattr(step.memory, name)) for name in MemoryBytes.model_fields if name != "capacity"}
     return MemoryBytes(**parts, capacity=float(task.cluster.accelerator.capacity_bytes))
@@ -380,23 +396,6 @@ def step_cost_usd(task: TrainingTask, accelerators: Number, seconds: Number) -> 
 def step_carbon_kg(task: TrainingTask, accelerators: Number, seconds: Number, energy_j: Number) -> Number:
     """Carbon [kg CO2e] of that energy at the meter, and of the accelerators for that time where it is asked for."""
     return task.emissions.kg(energy_j, accelerators, seconds)
-
-
-def _run(
-    task: TrainingTask, tokens_per_s: float, seconds: float, energy: float, cost: float, carbon: float
-) -> dict[str, float] | None:
-    if task.tokens is None:
-        return None
-    steps = task.tokens / (tokens_per_s * seconds)
-    return {
-        "tokens": task.tokens,
-        "steps": steps,
-        "run_days": task.tokens / tokens_per_s / 86400.0,
-        "cost_usd": cost * steps,
-        "energy_kwh": float(energy_kwh(energy * steps)),
-        "carbon_kg": carbon * steps,
-        "accelerator_hours": task.tokens / tokens_per_s / 3600.0 * task.cluster.accelerators,
-    }
 
 
 def _sources(task: TrainingTask) -> tuple[str, ...]:

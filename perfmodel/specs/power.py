@@ -12,7 +12,7 @@ from perfmodel.specs import registry
 from perfmodel.specs.accelerator import Accelerator, load_accelerator
 from perfmodel.specs.quantity import Quantity, QuantityOrZero, SourcedSpec
 
-__all__ = ["DEFAULT_POWER_SET", "PowerSet", "load_power_set", "power_set_of"]
+__all__ = ["DEFAULT_POWER_SET", "PowerSet", "full_clock_hz", "load_power_set", "power_set_of"]
 
 DEFAULT_POWER_SET = "h100-sxm"
 _SCALED = ("static_w", "idle_w", "active_w", "hbm_w", "tensor_w", "link_w")
@@ -81,6 +81,11 @@ def power_set_of(accelerator: str | Accelerator) -> PowerSet:
             own = load_power_set(id)
             return own if own.limit_w == part.tdp_w and id == part.id else _scaled(own, part)
     return _scaled(load_power_set(DEFAULT_POWER_SET), part)
+
+
+def full_clock_hz(power: PowerSet) -> float | None:
+    """Its full clock [Hz]; None where it is not known, as of a set that was scaled from another accelerator's."""
+    return None if power.clock_hz is None or power.relative is not None else float(power.clock_hz)
 
 
 def _scaled(given: PowerSet, part: Accelerator) -> PowerSet:

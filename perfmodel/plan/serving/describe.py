@@ -8,7 +8,7 @@ from typing import Any
 from perfmodel._version import __version__
 from perfmodel.plan.records import Certificate, Constraint
 from perfmodel.plan.serving.energy import spare_watts
-from perfmodel.plan.serving.fleet import growth_of, hourly_replicas
+from perfmodel.plan.serving.fleet import day_of, growth_of, hourly_replicas
 from perfmodel.plan.serving.points import Curves, curves_of
 from perfmodel.plan.serving.question import MOST_IN_AN_ENGINE, ServingQuestion, unrestricted
 from perfmodel.plan.serving.reasons import why_not, with_other_precisions
@@ -68,6 +68,9 @@ def plan_of_engine(
     growth = growth_of(curves, i, question.rate_per_s, working, question.slo)
     draw = prediction.facility_w + spare_watts(curves, i, replicas - working)
     usd, used = replicas * one.usd_per_hour, replicas * one.accelerators
+    hourly = hourly_replicas(
+        question.workload, curves, i, question.slo, question.redundancy, question.emissions
+    )  # fmt: skip
     return _plan(
         question, curves, pools,
         decision={
@@ -78,7 +81,7 @@ def plan_of_engine(
         constraints=(*_constraints(question, prediction), *_budgets(question, draw, usd)),
         headroom=growth[1].slo_met, growth=growth,
         max_fitting_context=int(min(one.blocks * question.software.block_tokens, question.model.max_seq_len)),
-        hourly=hourly_replicas(question.workload, curves, i, question.slo, question.redundancy),
+        hourly=hourly, day=day_of(hourly, one.accelerators, question.emissions),
         alternatives=_alternatives(question, curves, [j for j in order if j != i], found, watts, split, usd),
         sources=prediction.sources, notes=prediction.notes,
     )  # fmt: skip

@@ -45,6 +45,7 @@ def plan_serving(
     carbon_kg_per_kwh: float | None = None,
     embodied_kg: float | None = None,
     life_years: float | None = None,
+    carbon_by_hour: Sequence[float] | str | Path | None = None,
     memory_margin: float = 0.0,
     redundancy: int = 0,
     traffic_factor: float = 1.0,
@@ -59,7 +60,8 @@ def plan_serving(
     `cluster` may be several kinds of machines to choose from. `objective`: "cost" (USD an hour), "energy" (J a token),
     "carbon" (kg CO2e a token, of a `region` or of `carbon_kg_per_kwh`, with `embodied_kg` of making an accelerator over
     `life_years`) or "throughput" (most requests within the limits on `max_accelerators`). `max_watts` limits the mean
-    draw at the meter, `max_usd_per_hour` the price. `weights` and `kv_cache` are precisions
+    draw at the meter, `max_usd_per_hour` the price. With `carbon_by_hour` (24 intensities or their CSV) a steady load
+    has their mean, and a workload with rates by hour a day's carbon of its own. `weights` and `kv_cache` are precisions
     to choose from (default: 16 bits, and fp8 where the hardware multiplies it). The plan holds with `redundancy`
     replicas lost and at `traffic_factor` times the rate; models `beside` stay resident on the same accelerators.
     Experts are loaded evenly, or as one of `expert_imbalance`, `expert_loads` and `expert_placement` says.
@@ -69,7 +71,8 @@ def plan_serving(
         model, cluster, workload, slo, objective=objective, software=software, weights=weights, kv_cache=kv_cache,
         modes=modes, max_accelerators=max_accelerators, max_watts=max_watts, max_usd_per_hour=max_usd_per_hour,
         region=region, carbon_kg_per_kwh=carbon_kg_per_kwh, embodied_kg=embodied_kg, life_years=life_years,
-        memory_margin=memory_margin, redundancy=redundancy, traffic_factor=traffic_factor, beside=beside, top=top,
+        carbon_by_hour=carbon_by_hour, memory_margin=memory_margin, redundancy=redundancy,
+        traffic_factor=traffic_factor, beside=beside, top=top,
         expert_imbalance=expert_imbalance, expert_loads=expert_loads, expert_placement=expert_placement,
     )  # fmt: skip
     engines = question.candidates.engines

@@ -23,6 +23,7 @@ __all__ = ["MODES", "MOST_IN_AN_ENGINE", "OBJECTIVES", "Limits", "ServingQuestio
 
 OBJECTIVES = ("cost", "energy", "carbon", "throughput")
 MODES = ("aggregated", "disaggregated")
+_CARBON = ("region", "carbon_kg_per_kwh", "embodied_kg", "life_years", "carbon_by_hour")
 _ROUTING = ("expert_imbalance", "expert_loads", "expert_placement")
 MOST_IN_AN_ENGINE = 32
 
@@ -97,7 +98,7 @@ def question_of(model: Any, cluster: Any, workload: Any, slo: Any, **given: Any)
         raise PlanError("max_accelerators: objective 'throughput' asks how much so many serve; give it")
     limits = slo if isinstance(slo, Slo) else Slo(**(slo or {}))
     rate = workload.arrival_rate_per_s
-    carbon = {name: given[name] for name in ("region", "carbon_kg_per_kwh", "embodied_kg", "life_years")}
+    carbon = {name: given[name] for name in _CARBON}
     for name in ("max_watts", "max_usd_per_hour"):
         most = given[name]
         if most is not None and (isinstance(most, bool) or not isinstance(most, (int, float)) or not 0 < most < 1e15):

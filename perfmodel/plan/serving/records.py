@@ -49,12 +49,15 @@ class Growth(Record):
 
 
 class HourlyReplicas(Record):
-    """Replicas in one hour of the day, and how long before its start new ones must be started [s]."""
+    """Replicas in one hour of the day, how long before its start new ones must be started [s], and what they draw and
+    cause at the meter in that hour."""
 
     hour: int
     arrival_rate_per_s: float
     replicas: int
     start_before_s: float
+    facility_w: float | None = None
+    carbon_kg: float | None = None
 
 
 class ServingPlan(Plan):
@@ -73,6 +76,8 @@ class ServingPlan(Plan):
     growth: tuple[Growth, ...]
     max_fitting_context: int | None
     hourly: tuple[HourlyReplicas, ...]
+    day: dict[str, float] | None = None
+    """Of rates by hour: `energy_kwh`, `carbon_kg` by the hour, and `mean_hour_carbon_kg` of as much energy."""
     alternatives: tuple[ServingAlternative, ...]
     frontier: tuple[FrontierPoint, ...]
     certificate: Certificate

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -204,6 +204,7 @@ def estimate_disaggregated(
     carbon_kg_per_kwh: float | None = None,
     embodied_kg: float | None = None,
     life_years: float | None = None,
+    carbon_by_hour: Sequence[float] | str | Path | None = None,
 ) -> DisaggregatedEstimate:
     """Latency, rate and budgets of a deployment whose prefill and decode run on replicas of their own.
 
@@ -214,7 +215,7 @@ def estimate_disaggregated(
     has `prompt_tokens`, `output_tokens`, `arrival_rate_per_s` and `prefix_hit` [1] (attributes or keys; keywords win).
     Without an arrival rate the deployment runs as fast as its scarcer pool. `transfer` sends a layer's cache behind the
     next layer ("layerwise") or all of it afterwards; `link_byte_per_s` [B/s] of a rank overrides the outermost tiers.
-    Carbon is that of a `region` or of `carbon_kg_per_kwh`, as in `estimate_serving`.
+    Carbon is that of a `region`, of `carbon_kg_per_kwh` or of `carbon_by_hour`, as in `estimate_serving`.
     Raises `SpecError` and `PlanError`; roles that do not fit are returned with `fits=False`.
     """
     pools = disaggregated_pools(
@@ -222,7 +223,8 @@ def estimate_disaggregated(
         arrival_rate_per_s=arrival_rate_per_s, prefix_hit=prefix_hit, transfer=transfer,
         link_byte_per_s=link_byte_per_s,
     )  # fmt: skip
-    return _estimate(replace(pools, emissions=emissions_of(region, carbon_kg_per_kwh, embodied_kg, life_years)))
+    emissions = emissions_of(region, carbon_kg_per_kwh, embodied_kg, life_years, carbon_by_hour)
+    return _estimate(replace(pools, emissions=emissions))
 
 
 def disaggregated_pools(

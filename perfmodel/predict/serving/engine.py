@@ -14,7 +14,7 @@ from perfmodel.predict.grouped import GroupedMatmul
 from perfmodel.predict.imbalance import EVEN, ExpertRouting
 from perfmodel.predict.kernels import Kernels
 from perfmodel.predict.layout import ParallelLayout
-from perfmodel.predict.power import DevicePower, device_power_of
+from perfmodel.predict.power import DevicePower, device_power_of, power_at_clock
 from perfmodel.predict.row_kernels import RowKernels
 from perfmodel.predict.serving.all_reduce import EngineAllReduce
 from perfmodel.predict.serving.layer import LayerModel
@@ -23,6 +23,8 @@ from perfmodel.predict.serving.precisions import Precisions
 from perfmodel.specs.architecture import Architecture
 from perfmodel.specs.cluster import Cluster
 from perfmodel.specs.efficiency import Efficiency
+from perfmodel.specs.power import power_set_of
+from perfmodel.specs.quantity import Quantity
 from perfmodel.specs.serving_software import ServingSoftware
 
 __all__ = ["Engine"]
@@ -62,6 +64,21 @@ class Engine:
     def power(self) -> DevicePower:
         """What an accelerator draws in these kernels."""
         return device_power_of(self.kernels.accelerator, *self.kernels.reached)
+
+    def at_clock(self, cluster: Cluster, clock_ratio: float) -> Engine:
+        """The same engine on the same machines with their clocks held at a share of the full ones [1].
+
+        Peaks of arithmetic follow the clock; memory, links and the host do not.
+        """
+        part = cluster.accelerator
+        peaks = {name: Quantity(float(peak) * clock_ratio) for name, peak in part.peak_flop_per_s.items()}
+        slower = cluster.model_copy(update={"accelerator": part.model_copy(update={"peak_flop_per_s": peaks})})
+        other = Engine(
+            self.model, slower, part.kernel_constants(), self.software, self.layout, self.precisions, self.routing
+        )
+        power = power_at_clock(power_set_of(part), clock_ratio)
+        other.__dict__["power"] = device_power_of(part, *other.kernels.reached, power)
+        return other
 
     def choosing_alike(self) -> Engine:
         """The same engine where all tokens of an iteration choose the same experts, as with untrained weights."""

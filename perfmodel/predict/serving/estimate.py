@@ -57,6 +57,7 @@ def estimate_serving(
     carbon_kg_per_kwh: float | None = None,
     embodied_kg: float | None = None,
     life_years: float | None = None,
+    carbon_by_hour: Sequence[float] | str | Path | None = None,
     expert_imbalance: float | None = None,
     expert_loads: Any = None,
     expert_placement: Any = None,
@@ -72,9 +73,9 @@ def estimate_serving(
     load generator of a closed loop sends: "closed-loop" and "lockstep" start all slots at once and refill each ten
     times (in lockstep, prompts that came together stay so), "burst" sends every request once. Carbon is that of a
     `region` (default: the world's mean) or of `carbon_kg_per_kwh`; with `embodied_kg`, of making one accelerator, also
-    its share of `life_years`. Experts are loaded evenly, or as one of `expert_imbalance`, `expert_loads` and
-    `expert_placement` says (`predict.imbalance`). Raises `SpecError` and `PlanError`; a deployment that does not fit is
-    returned with `fits=False`.
+    its share of `life_years`; of `carbon_by_hour` (24 intensities or their CSV) a steady load has the mean. Experts are
+    loaded evenly, or as one of `expert_imbalance`, `expert_loads` and `expert_placement` says (`predict.imbalance`).
+    Raises `SpecError` and `PlanError`; a deployment that does not fit is returned with `fits=False`.
     """
     asked = _asked(
         workload, concurrency, load, prompt_tokens=prompt_tokens, output_tokens=output_tokens,
@@ -85,8 +86,8 @@ def estimate_serving(
             model, cluster, layout=layout, concurrency=concurrency, load=load, weights=weights,
             activations=activations, kv_cache=kv_cache, batching=batching, software=software, arrivals=arrivals,
             slo=slo, region=region, carbon_kg_per_kwh=carbon_kg_per_kwh, embodied_kg=embodied_kg,
-            life_years=life_years, expert_imbalance=expert_imbalance, expert_loads=expert_loads,
-            expert_placement=expert_placement, **asked,
+            life_years=life_years, carbon_by_hour=carbon_by_hour, expert_imbalance=expert_imbalance,
+            expert_loads=expert_loads, expert_placement=expert_placement, **asked,
         )
     )  # fmt: skip
 

@@ -90,6 +90,7 @@ def serving_task(
     carbon_kg_per_kwh: float | None = None,
     embodied_kg: float | None = None,
     life_years: float | None = None,
+    carbon_by_hour: Sequence[float] | str | Path | None = None,
     expert_imbalance: float | None = None,
     expert_loads: Any = None,
     expert_placement: Any = None,
@@ -124,7 +125,7 @@ def serving_task(
         None if concurrency is None else float(_count("concurrency", concurrency)), arrival_rate_per_s, batching,
         arrivals, Engine(architecture, machine, efficiency, stack, chosen, precisions, routing), memory,
         (*efficiency.inherited, *stack.inherits), workload, _slo(slo),
-        emissions_of(region, carbon_kg_per_kwh, embodied_kg, life_years),
+        emissions_of(region, carbon_kg_per_kwh, embodied_kg, life_years, carbon_by_hour),
     )  # fmt: skip
 
 
