@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from perfmodel.dual import plain
 from perfmodel.errors import OutOfRangeError, PlanError
 from perfmodel.formulas.power import (
     accelerator_power,
@@ -127,11 +128,11 @@ class DevicePower:
 
     def mean_w(self, node: Node) -> Number:
         """Mean draw of one accelerator over a term [W]; 0 over no time."""
-        seconds = float(node.cost.seconds)
+        seconds = plain(node.cost.seconds)
         leaves = list(node.leaves())
-        waits = float(total(leaf.cost for leaf in leaves if leaf.bound_by == "host").seconds)
-        loaded = sum(float(leaf.cost.at_full_draw(self.draw)) for leaf in leaves)
-        return float(self.energy_j(seconds, waits, loaded)) / seconds if seconds > 0 else 0.0
+        waits = plain(total(leaf.cost for leaf in leaves if leaf.bound_by == "host").seconds)
+        loaded = sum(plain(leaf.cost.at_full_draw(self.draw)) for leaf in leaves)
+        return plain(self.energy_j(seconds, waits, loaded)) / seconds if seconds > 0 else 0.0
 
     @property
     def fitted(self) -> PowerSet:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cached_property
 
+from perfmodel.dual import plain
 from perfmodel.errors import PlanError
 from perfmodel.formulas.serving import engine_host_time, sampling_bytes
 from perfmodel.ops import minimum
@@ -132,10 +133,10 @@ class Engine:
 
     def _host(self, load: Load, device: Cost) -> list[Node]:
         software = self.software
-        serial_s = float(software.step_s) + float(software.prompt_s) * load.prompts * load.finishes
-        beside_s = 0.0 if software.serial_front_end else float(software.sequence_s)
+        serial_s = plain(software.step_s) + plain(software.prompt_s) * load.prompts * load.finishes
+        beside_s = 0.0 if software.serial_front_end else plain(software.sequence_s)
         if software.serial_front_end:
-            serial_s = serial_s + float(software.sequence_s) * load.answered
+            serial_s = serial_s + plain(software.sequence_s) * load.answered
         own = engine_host_time(device.seconds, serial_s, beside_s, load.answered)
         return [Node.wait("engine", own, "host")]
 

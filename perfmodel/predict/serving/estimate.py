@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from perfmodel._version import __version__
+from perfmodel.dual import plain
 from perfmodel.errors import PlanError
 from perfmodel.formulas.cost import cost_usd_per_mtok
 from perfmodel.formulas.serving import concurrency_of_rate, mean_decode_length
-from perfmodel.predict.cost import Node
+from perfmodel.predict.cost import Node, Number
 from perfmodel.predict.layout import ParallelLayout
 from perfmodel.predict.records import UnevenExperts, Warned, term_of, uneven_experts
 from perfmodel.predict.serving.demand import demand_of
-from perfmodel.predict.serving.draw import draw_of
+from perfmodel.predict.serving.draw import ServingDraw, draw_of
 from perfmodel.predict.serving.intervals import serving_interval, serving_widenings
 from perfmodel.predict.serving.operating import Point, closed_loop, open_arrivals, static_batch
 from perfmodel.predict.serving.percentiles import attained_share, tpot_percentile, ttft_percentile
@@ -29,7 +30,7 @@ from perfmodel.specs.registry import data_version, reference
 from perfmodel.specs.serving_software import ServingSoftware
 from perfmodel.specs.workload import Slo, TokenCounts, Workload
 
-__all__ = ["estimate_serving", "operating_point", "places_of", "serving_estimate_of"]
+__all__ = ["estimate_serving", "figures_of", "operating_point", "places_of", "serving_estimate_of"]
 
 
 def estimate_serving(
@@ -113,8 +114,8 @@ def _asked(workload: Workload | None, concurrency: Any, load: Any, **given: Any)
     return {"arrival_rate_per_s": rate} | {name: getattr(merged, name) for name in names}
 
 
-def operating_point(task: ServingTask) -> tuple[Point, float]:
-    """One replica at work, and the blocks of its cache."""
+def operating_point(task: ServingTask, solved: Point | None = None) -> tuple[Point, float]:
+    """One replica at work, and the blocks of its cache; of numbers with slopes, `solved` is the point without."""
     replicas = float(task.layout.dp)
     sizes, hit = (float(task.prompt_tokens), float(task.output_tokens)), task.workload.prefix_hit
     blocks = float(task.memory.blocks(*_peak(task)))
@@ -123,7 +124,7 @@ def operating_point(task: ServingTask) -> tuple[Point, float]:
     if task.arrival_rate_per_s is not None:
         demand = demand_of(task.workload, replicas, float(task.model.max_seq_len))
         limit = places_of(task, blocks, demand.kv_len)
-        return open_arrivals(task.engine, task.arrival_rate_per_s / replicas, demand, limit), blocks
+        return open_arrivals(task.engine, task.arrival_rate_per_s / replicas, demand, limit, solved), blocks
     # Blocks are taken as an answer grows, and running answers are on average halfway.
     limit = places_of(task, blocks, float(mean_decode_length(*sizes)))
     each = limit if task.concurrency is None else max(1.0, task.concurrency / replicas)
@@ -143,19 +144,36 @@ def _peak(task: ServingTask) -> tuple[float, float]:
     return min(float(task.software.max_batched_tokens), sequences * computed), sequences
 
 
+def figures_of(task: ServingTask, point: Point, draw: ServingDraw) -> dict[str, Number]:
+    """What a deployment is chosen by: times [s], output tokens a second, and what one costs [J], [USD]."""
+    tokens_per_s, price = _requests_per_s(task, point) * task.output_tokens, task.cluster.accelerator_usd_per_hour
+    return {
+        "ttft_s": point.ttft_s,
+        "tpot_s": point.tpot_s,
+        "output_tokens_per_s": tokens_per_s,
+        "energy_j_per_token": draw.facility_w / tokens_per_s,
+        "cost_usd_per_mtok": plain(cost_usd_per_mtok(float(task.layout.accelerators), plain(price), tokens_per_s)),
+    }
+
+
+def _requests_per_s(task: ServingTask, point: Point) -> Number:
+    if task.arrival_rate_per_s is not None and not point.saturated:
+        return task.arrival_rate_per_s
+    return point.requests_per_s * float(task.layout.dp)
+
+
 def serving_estimate_of(task: ServingTask) -> ServingEstimate:
     """The record of a checked question."""
     point, blocks = operating_point(task)
     replicas, length = float(task.layout.dp), float(task.prompt_tokens + task.output_tokens)
     warnings = tuple(Warned(**one) for one in _warnings(task, point))
     kinds = [one.formula for one in warnings]
-    requests_per_s = point.requests_per_s * replicas
-    if task.arrival_rate_per_s is not None and not point.saturated:
-        requests_per_s = task.arrival_rate_per_s
-    tokens_per_s = requests_per_s * task.output_tokens
+    requests_per_s, draw = _requests_per_s(task, point), draw_of(task, point)
+    figures = figures_of(task, point, draw)
+    tokens_per_s = figures["output_tokens_per_s"]
     places = float(task.memory.concurrency(blocks, length))
     memory = _memory(task, blocks)
-    used, draw = task.layout.accelerators, draw_of(task, point)
+    used = task.layout.accelerators
     carbon = float(task.emissions.kg(draw.facility_w, float(used), 1.0))
     latencies = {
         f"{name}_p{percent}_s": float(law(point, percent / 100.0))
@@ -168,15 +186,13 @@ def serving_estimate_of(task: ServingTask) -> ServingEstimate:
         perfmodel_version=__version__,
         data_version=data_version(),
         request=_request(task),
-        ttft_s=point.ttft_s,
-        tpot_s=point.tpot_s,
+        **figures,
         **latencies,
         **bounds,
         ttft_interval_s=serving_interval(point.ttft_s, "ttft", kinds),
         tpot_interval_s=serving_interval(point.tpot_s, "tpot", kinds),
         request_latency_s=point.latency_s,
         requests_per_s=requests_per_s,
-        output_tokens_per_s=tokens_per_s,
         output_tokens_per_s_per_accelerator=tokens_per_s / used,
         batch=point.batch,
         in_flight=float(concurrency_of_rate(requests_per_s, point.latency_s)),
@@ -190,16 +206,12 @@ def serving_estimate_of(task: ServingTask) -> ServingEstimate:
         memory_bytes=memory,
         fits=_fits(task),
         accelerators_used=used,
-        energy_j_per_token=draw.facility_w / tokens_per_s,
         energy_j_per_token_total=draw.facility_w / (requests_per_s * length),
         accelerator_w=draw.accelerator_w,
         prefill_w=draw.prefill_w,
         decode_w=draw.decode_w,
         facility_w=draw.facility_w,
         carbon_kg_per_mtok=carbon / tokens_per_s * 1e6,
-        cost_usd_per_mtok=float(
-            cost_usd_per_mtok(float(used), float(task.cluster.accelerator_usd_per_hour), tokens_per_s)
-        ),
         saturated=point.saturated,
         experts=_uneven_experts(task, point),
         terms=tuple(
