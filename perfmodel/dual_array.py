@@ -7,6 +7,7 @@ without a rule here raise `TypeError`: none loses a slope.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -40,7 +41,7 @@ class DualArray(NDArrayOperatorsMixin, Dual):
     @property
     def elasticity(self) -> Any:
         """Slopes over values [..., quantity]: d ln of these numbers, where the seeds were d ln of quantities."""
-        return self.slope / _column(self.value)
+        return self.slope / np.asarray(self.value)[..., None]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -61,6 +62,13 @@ class DualArray(NDArrayOperatorsMixin, Dual):
     def T(self) -> DualArray:
         """Of two axes, the other way round."""
         return DualArray(self.value.T, self.slope.swapaxes(0, 1)) if self.ndim == 2 else self
+
+    # Nothing is changed in place.
+    __iadd__, __isub__ = NDArrayOperatorsMixin.__add__, NDArrayOperatorsMixin.__sub__
+    __imul__, __itruediv__ = NDArrayOperatorsMixin.__mul__, NDArrayOperatorsMixin.__truediv__
+
+    def __repr__(self) -> str:
+        return f"DualArray({self.value!r}, slopes by {self.slope.shape[-1]})"
 
     def __array__(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError("an array of a DualArray loses its slopes; use `as_floats`, or `flat` where that is meant")
@@ -121,23 +129,23 @@ def as_floats(numbers: Any) -> Any:
     return numbers if isinstance(numbers, DualArray) else np.asarray(numbers, dtype=float)
 
 
-def implicit_root(residual: Callable[[Any], DualArray], root: Array) -> DualArray:
+def implicit_root(residual: Callable[[Any], DualArray], root: Array, met: float = 1e-5) -> DualArray:
     """The root of a residual that carries slopes, `root` [point] being its value, by the implicit function theorem.
 
-    Each entry of the residual depends on the same entry of the root alone. Where it does not depend on it, the slopes
-    are not finite.
+    Each entry of the residual depends on the same entry of the root alone. Slopes are not finite where it does not, or
+    where it jumps over nothing: there it is further from it than `met`.
+
+    >>> y = DualArray([9.0], [[1.0]])
+    >>> implicit_root(lambda x: x**2 - y, np.array([3.0])).slope.round(6).tolist()
+    [[0.166667]]
     """
     there = residual(root)
     # The residual is linear in slopes: a direction more in every quantity shows its own slope in each of them.
-    moved = residual(DualArray(root, np.ones((1, there.slope.shape[-1]))))
+    moved = residual(DualArray(root, np.ones(there.slope.shape[-1])))
     quietest = np.argmin(np.abs(there.slope), axis=-1)[..., None]
     own = np.take_along_axis(moved.slope - there.slope, quietest, axis=-1)
     with np.errstate(all="ignore"):
-        return DualArray(root, -there.slope / own)
-
-
-def _column(value: Any) -> Any:
-    return value[..., None] if np.ndim(value) else value
+        return DualArray(root, np.where(np.abs(there.value)[..., None] > met, np.nan, -there.slope / own))
 
 
 def _chained(found: Array, operands: tuple[Any, ...], rules: Any, values: list[Any]) -> DualArray:
@@ -150,9 +158,11 @@ def _chained(found: Array, operands: tuple[Any, ...], rules: Any, values: list[A
 
 
 def _times(derivative: Any, slope: Any) -> Any:
-    part = _column(derivative) * slope
+    many = isinstance(derivative, np.ndarray) and derivative.ndim
+    part = derivative[..., None] * slope if many else derivative * slope
     # Of a constant there is no slope, however steep the law (the root of nothing).
-    return part if np.all(np.isfinite(derivative)) else np.where(slope == 0, 0.0, part)
+    finite = np.isfinite(derivative).all() if many else math.isfinite(derivative)
+    return part if finite else np.where(slope == 0, 0.0, part)
 
 
 def _steps(value: Any, *operands: Any) -> Any:
@@ -209,8 +219,9 @@ def _clip(numbers: Any, low: Any, high: Any) -> Any:
     return np.minimum(np.maximum(numbers, low), high)
 
 
-def _interp(x: Any, known: np.ndarray, there: Any) -> Any:
+def _interp(x: Any, known: Any, there: Any) -> Any:
     """Piecewise linear, level beyond the ends, between constant `known`."""
+    known = np.asarray(known)
     at = np.clip(np.searchsorted(known, flat(x), side="right") - 1, 0, len(known) - 2)
     share = _clip((x - known[at]) / (known[at + 1] - known[at]), 0.0, 1.0)
     return there[at] + share * (there[at + 1] - there[at])

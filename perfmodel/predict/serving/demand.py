@@ -226,14 +226,17 @@ def solve_batch(engine: Engine, rate: Array, demand: Demand, limit: float) -> tu
 
 
 def sloped_batch(engine: Engine, rate: Array, demand: Demand, limit: float, batch: float) -> tuple[Array, Array]:
-    """`solve_batch` for one rate where numbers carry slopes; `batch` is what it finds without."""
+    """`solve_batch` for one rate where numbers carry slopes; `batch` is what it finds without.
+
+    Slopes are not finite where the rate falls into a jump of the curve.
+    """
     curve, known = _rate_curve(engine, demand, limit)
     most = known[-1]
     if flat(rate)[0] >= flat(most):
         return curve[-1:], most
     if flat(rate)[0] <= flat(known)[0]:
         return curve[0] * rate / known[0], most
-    return implicit_root(lambda at: _rates_at(engine, at, demand) - rate, np.array([batch])), most
+    return implicit_root(lambda at: _rates_at(engine, at, demand) / rate - 1.0, np.array([batch])), most
 
 
 def _rate_curve(engine: Engine, demand: Demand, limit: float) -> tuple[np.ndarray, Array]:

@@ -30,7 +30,17 @@ from perfmodel.specs.registry import data_version, reference
 from perfmodel.specs.serving_software import ServingSoftware
 from perfmodel.specs.workload import Slo, TokenCounts, Workload
 
-__all__ = ["estimate_serving", "figures_of", "operating_point", "places_of", "serving_estimate_of"]
+__all__ = [
+    "estimate_serving",
+    "figures_of",
+    "most_requests_per_s",
+    "operating_point",
+    "places_of",
+    "serving_estimate_of",
+    "task_of",
+]
+
+_OF_WORKLOAD = ("prompt_tokens", "output_tokens", "arrival_rate_per_s", "burstiness", "dispersion", "prefix_hit")
 
 
 def estimate_serving(
@@ -77,19 +87,22 @@ def estimate_serving(
     `expert_placement` says (`predict.imbalance`). Raises `SpecError` and `PlanError`; a deployment that does not fit is
     returned with `fits=False`.
     """
-    asked = _asked(
-        workload, concurrency, load, prompt_tokens=prompt_tokens, output_tokens=output_tokens,
-        arrival_rate_per_s=arrival_rate_per_s, burstiness=burstiness, dispersion=dispersion, prefix_hit=prefix_hit,
-    )  # fmt: skip
     return serving_estimate_of(
-        serving_task(
-            model, cluster, layout=layout, concurrency=concurrency, load=load, weights=weights,
+        task_of(
+            workload, model=model, cluster=cluster, layout=layout, prompt_tokens=prompt_tokens,
+            output_tokens=output_tokens, concurrency=concurrency, arrival_rate_per_s=arrival_rate_per_s, load=load,
+            burstiness=burstiness, dispersion=dispersion, prefix_hit=prefix_hit, slo=slo, weights=weights,
             activations=activations, kv_cache=kv_cache, batching=batching, software=software, arrivals=arrivals,
-            slo=slo, region=region, carbon_kg_per_kwh=carbon_kg_per_kwh, embodied_kg=embodied_kg,
-            life_years=life_years, expert_imbalance=expert_imbalance, expert_loads=expert_loads,
-            expert_placement=expert_placement, **asked,
+            region=region, carbon_kg_per_kwh=carbon_kg_per_kwh, embodied_kg=embodied_kg, life_years=life_years,
+            expert_imbalance=expert_imbalance, expert_loads=expert_loads, expert_placement=expert_placement,
         )
     )  # fmt: skip
+
+
+def task_of(workload: Workload | None = None, **keywords: Any) -> ServingTask:
+    """The checked question that all keywords of `estimate_serving` put; raises `SpecError` and `PlanError`."""
+    given = {name: keywords.pop(name) for name in _OF_WORKLOAD}
+    return serving_task(**keywords, **_asked(workload, keywords["concurrency"], keywords["load"], **given))
 
 
 def _asked(workload: Workload | None, concurrency: Any, load: Any, **given: Any) -> dict[str, Any]:
@@ -110,8 +123,7 @@ def _asked(workload: Workload | None, concurrency: Any, load: Any, **given: Any)
             raise PlanError(
                 f"workload: {workload.name or 'it'} has no arrival times; give arrival_rate_per_s or concurrency"
             )
-    names = "prompt_tokens", "output_tokens", "burstiness", "dispersion", "prefix_hit"
-    return {"arrival_rate_per_s": rate} | {name: getattr(merged, name) for name in names}
+    return {name: getattr(merged, name) for name in _OF_WORKLOAD} | {"arrival_rate_per_s": rate}
 
 
 def operating_point(task: ServingTask, solved: Point | None = None) -> tuple[Point, float]:
@@ -156,6 +168,11 @@ def figures_of(task: ServingTask, point: Point, draw: ServingDraw) -> dict[str, 
     }
 
 
+def most_requests_per_s(task: ServingTask, point: Point) -> Number | None:
+    """What the deployment can take, where requests come by themselves [1/s]."""
+    return None if point.traffic is None else point.requests_per_s / point.load * float(task.layout.dp)
+
+
 def _requests_per_s(task: ServingTask, point: Point) -> Number:
     if task.arrival_rate_per_s is not None and not point.saturated:
         return task.arrival_rate_per_s
@@ -181,7 +198,6 @@ def serving_estimate_of(task: ServingTask) -> ServingEstimate:
         for percent in (50, 90, 99)
     }
     bounds = _bounds(point)
-    most = point.requests_per_s / point.load if point.traffic is not None else None
     return ServingEstimate(
         perfmodel_version=__version__,
         data_version=data_version(),
@@ -196,7 +212,7 @@ def serving_estimate_of(task: ServingTask) -> ServingEstimate:
         output_tokens_per_s_per_accelerator=tokens_per_s / used,
         batch=point.batch,
         in_flight=float(concurrency_of_rate(requests_per_s, point.latency_s)),
-        max_requests_per_s=None if most is None else most * replicas,
+        max_requests_per_s=most_requests_per_s(task, point),
         waiting_s=point.waiting_s,
         prompt_load=None if point.traffic is None else float(point.traffic.load[0]),
         **_attained(task, point, requests_per_s),
