@@ -23,7 +23,7 @@ from perfmodel.predict.serving.task import ServingTask
 from perfmodel.specs.registry import data_version
 from perfmodel.study.quantities import Question, estimate_of, names_of, question_of, resolved, written
 
-__all__ = ["ServingElasticities", "serving_elasticities"]
+__all__ = ["ServingElasticities", "scenario_task", "serving_elasticities"]
 
 _STEPS = (0.02, 0.01)
 _APART = 0.02  # slopes further apart than this show a step or a kink
@@ -66,7 +66,7 @@ def serving_elasticities(of: ServingEstimate | Mapping[str, Any]) -> ServingElas
     if "global_batch" in scenario:
         raise PlanError("scenario: describes training; perfmodel.elasticities gives its exact slopes")
     asked = resolved(scenario)
-    task, now = _task(asked), estimate_of(asked)
+    task, now = _task_of(asked), estimate_of(asked)
     exact = serving_slopes(task)
     figures = {key: float(now[key]) for key in exact if now[key]}
     found = _Found(figures)
@@ -93,7 +93,12 @@ def serving_elasticities(of: ServingEstimate | Mapping[str, Any]) -> ServingElas
     )
 
 
-def _task(asked: Mapping[str, Any]) -> ServingTask:
+def scenario_task(scenario: Mapping[str, Any]) -> ServingTask:
+    """The checked question of a scenario with the keywords of `estimate_serving`; raises `SpecError`, `PlanError`."""
+    return _task_of(resolved(scenario))
+
+
+def _task_of(asked: Mapping[str, Any]) -> ServingTask:
     takes = inspect.signature(estimate_serving).parameters
     for key in asked:
         if key not in takes:
