@@ -223,7 +223,8 @@ def _interp(x: Any, known: Any, there: Any) -> Any:
     """Piecewise linear, level beyond the ends, between constant `known`."""
     known = np.asarray(known)
     at = np.clip(np.searchsorted(known, flat(x), side="right") - 1, 0, len(known) - 2)
-    share = _clip((x - known[at]) / (known[at + 1] - known[at]), 0.0, 1.0)
+    width = known[at + 1] - known[at]
+    share = _clip((x - known[at]) / np.where(width > 0, width, 1.0), 0.0, 1.0)
     return there[at] + share * (there[at + 1] - there[at])
 
 
