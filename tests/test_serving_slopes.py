@@ -143,6 +143,15 @@ def test_faster_everything_is_as_much_faster(case: dict[str, Any]) -> None:
         assert found == pytest.approx(wanted, rel=1e-9, abs=0), figure
 
 
+@each_case
+def test_all_watts_together_are_the_energy(case: dict[str, Any]) -> None:
+    slopes = serving_slopes(scenario_task(case))["energy_j_per_token"]
+    watts = {name: slope for (_, name), slope in slopes.items() if name.endswith("_w")}
+    assert len(watts) == 7
+    assert all(slope >= 0 for slope in watts.values())
+    assert sum(watts.values()) == pytest.approx(1, rel=1e-9, abs=0)
+
+
 def test_rates_below_saturation_and_beyond() -> None:
     below, beyond = (
         pm.serving_elasticities(CASES["dense, arrivals"] | {"arrival_rate_per_s": rate}).elasticities

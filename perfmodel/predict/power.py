@@ -110,17 +110,17 @@ class DevicePower:
     @property
     def idle_w(self) -> float:
         """Without any kernel."""
-        return float(self.power.idle_w)
+        return plain(self.power.idle_w)
 
     @property
     def active_w(self) -> float:
         """More while a kernel runs, if it only polls."""
-        return min(float(self.power.active_w), float(self.power.limit_w) - self.idle_w)
+        return min(plain(self.power.active_w), plain(self.power.limit_w) - self.idle_w)
 
     @property
     def room_w(self) -> float:
         """From a kernel that only polls to the limit."""
-        return float(self.power.limit_w) - self.idle_w - self.active_w
+        return plain(self.power.limit_w) - self.idle_w - self.active_w
 
     def energy_j(self, seconds: Number, host_wait_s: Number, at_full_draw_s: Number) -> Number:
         """Energy of one accelerator [J]; floats or arrays."""
@@ -147,12 +147,14 @@ class DevicePower:
         return (f"power: that of {self.power.relative} in the ratio of the power limits",)
 
 
-def device_power_of(accelerator: Accelerator, compute_reached: float, memory_reached: float) -> DevicePower:
-    """The accelerator's power set for costs whose kernels reach these shares of the data-sheet peaks [1]."""
-    power = power_set_of(accelerator)
+def device_power_of(
+    accelerator: Accelerator, compute_reached: float, memory_reached: float, power: PowerSet | None = None
+) -> DevicePower:
+    """A power set (the accelerator's) for costs whose kernels reach these shares of the data-sheet peaks [1]."""
+    power = power_set_of(accelerator) if power is None else power
     found = DevicePower(power, Draw(0.0, 0.0, 0.0))
     room = max(found.room_w, 1e-9)
-    weights = compute_reached * float(power.tensor_w), memory_reached * float(power.hbm_w), float(power.link_w)
+    weights = compute_reached * plain(power.tensor_w), memory_reached * plain(power.hbm_w), plain(power.link_w)
     return DevicePower(power, Draw(*(watts / room for watts in weights)))
 
 

@@ -24,6 +24,7 @@ from perfmodel.predict.serving.precisions import Precisions
 from perfmodel.specs.architecture import Architecture
 from perfmodel.specs.cluster import Cluster
 from perfmodel.specs.efficiency import Efficiency
+from perfmodel.specs.power import PowerSet
 from perfmodel.specs.serving_software import ServingSoftware
 
 __all__ = ["Engine"]
@@ -37,12 +38,14 @@ class Engine:
     """One replica: a model on `tp * pp` accelerators under one serving software.
 
     With `attention_dp` groups the engine spans that many times as many; loads and costs are those of one group, whose
-    experts' ranks also work for the others. `routing` says how uneven experts are (None: not at all).
+    experts' ranks also work for the others. `routing` says how uneven experts are (None: not at all), `power` what an
+    accelerator draws (None: its own set).
     """
 
     def __init__(
         self, model: Architecture, cluster: Cluster, efficiency: Efficiency, software: ServingSoftware,
         layout: ParallelLayout, precisions: Precisions, routing: ExpertRouting | None = None,
+        power: PowerSet | None = None,
     ) -> None:  # fmt: skip
         accelerator = cluster.accelerator
         own = efficiency.inside(software.framework) if software.framework else efficiency
@@ -51,7 +54,7 @@ class Engine:
         self.kernels = Kernels(accelerator, own, precisions.product, steady=True, casts_apart=True)
         self.links = Links(cluster if software.in_network else _without_switch_sums(cluster), efficiency)
         self.share = ServingShare.of(layout, routing)
-        self.routing = routing
+        self.routing, self._power_set = routing, power
         self.layers = LayerModel(
             model, self.kernels, RowKernels(accelerator, efficiency, vector_elements=software.vector_elements),
             _experts(model, cluster, efficiency, precisions),
@@ -62,7 +65,7 @@ class Engine:
     @cached_property
     def power(self) -> DevicePower:
         """What an accelerator draws in these kernels."""
-        return device_power_of(self.kernels.accelerator, *self.kernels.reached)
+        return device_power_of(self.kernels.accelerator, *self.kernels.reached, self._power_set)
 
     def choosing_alike(self) -> Engine:
         """The same engine where all tokens of an iteration choose the same experts, as with untrained weights."""

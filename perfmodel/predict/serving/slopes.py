@@ -30,7 +30,8 @@ __all__ = ["GROUPS", "Name", "scaled_figures", "serving_slopes"]
 GROUPS = ("hardware", "software", "constants", "workload")
 # The other two numbers of an engine, and the bytes of an accelerator, make whole blocks of the cache.
 _NUMBERS = ("step_s", "sequence_s", "prompt_s", "request_s")
-_POWER_AND_PRICE = ("server_overhead_w", "pue")
+_FACILITY = ("server_overhead_w", "pue")
+_POWER = ("limit_w", "idle_w", "active_w", "hbm_w", "tensor_w", "link_w")
 _TAIL = 0.99
 Name = tuple[str, str]
 """A group and a quantity in it."""
@@ -73,7 +74,7 @@ def _lifted(task: ServingTask, lift: Callable[[str], Lift]) -> ServingTask:
     """The same question with every number replaced by `lift(group)(name, value)`; its memory as it is."""
     hardware, workload = lift("hardware"), lift("workload")
     price = hardware("usd_per_hour", plain(task.cluster.accelerator_usd_per_hour))
-    cluster = with_lifted(lifted_cluster(task.cluster, hardware), "", _POWER_AND_PRICE, hardware)
+    cluster = with_lifted(lifted_cluster(task.cluster, hardware), "", _FACILITY, hardware)
     cluster = cluster.model_copy(update={"usd_per_hour": price})
     constants = lifted_constants(task.cluster.accelerator.kernel_constants(), lift("constants"))
     software = with_lifted(task.software, "", _NUMBERS, lift("software"))
@@ -82,5 +83,6 @@ def _lifted(task: ServingTask, lift: Callable[[str], Lift]) -> ServingTask:
         changes["arrival_rate_per_s"] = workload("arrival_rate_per_s", task.arrival_rate_per_s)
         burstiness = workload("burstiness", task.workload.burstiness)
         changes["workload"] = task.workload.model_copy(update={"burstiness": burstiness})
-    engine = Engine(task.model, cluster, constants, software, task.layout, task.precisions, task.engine.routing)
+    power = with_lifted(task.engine.power.power, "power ", _POWER, hardware)
+    engine = Engine(task.model, cluster, constants, software, task.layout, task.precisions, task.engine.routing, power)
     return replace(task, cluster=cluster, engine=engine, **changes)
