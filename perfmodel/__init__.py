@@ -62,6 +62,7 @@ _HOMES = {
     "plan_training": "perfmodel.plan.training",
     "plan_training_budget": "perfmodel.plan.training_budget",
     "render_report": "perfmodel.report",
+    "serving_elasticities": "perfmodel.study.slopes",
     "solve": "perfmodel.study.solve",
     "sweep": "perfmodel.study.sweep",
     "to_frame": "perfmodel.plan.frames",

@@ -1,8 +1,8 @@
 """The few operations a formula body may use beside `+ - * / **`, each for all five readers.
 
 Every operation takes Python floats, NumPy float64 arrays, SymPy expressions, `units.Measure` or `dual.Dual`, in any mix
-of floats with one of the others, and answers in kind. `lambdify` is never used: it rewrites `ceil(a / b)` into
-something else.
+of floats with one of the others, and answers in kind; a `dual_array.DualArray` counts as an array. `lambdify` is never
+used: it rewrites `ceil(a / b)` into something else.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ def _reader(*operands: Any) -> int:
         elif isinstance(operand, Measure):
             return _MEASURE
         elif isinstance(operand, Dual):
-            return _DUAL
+            if operand.__array_ufunc__ is None:
+                return _DUAL
+            reader = _ARRAY  # a `DualArray` answers to NumPy's functions
         else:
             return _SYMBOL
     return reader

@@ -14,7 +14,7 @@ from perfmodel.cli.render import heading, plain_table
 __all__ = ["answers_page", "calls_page", "document_page", "in_unit", "slopes_page", "solution_page"]
 
 Entry = Mapping[str, Any]
-_CALLS, _SLOPES = 6, 12  # as many of a kind as a page shows
+_CALLS, _SLOPES, _FELT = 6, (12, 8), 5e-4  # as many of a kind as a page shows, and the least slope
 _PEOPLE = {
     "s": fmt.seconds,
     "B": fmt.bytes_,
@@ -150,14 +150,30 @@ def slopes_page(console: Console, document: Entry) -> None:
         console.print(f"{key}  {fmt.quantity(key, value)}", markup=False)
     for title, slopes in by_title.items():
         heading(console, f"Elasticities: {title}", "change in % for 1 % more of the quantity")
-        table = plain_table("", "elasticity", left=(0,))
-        for quantity, slope in list(slopes.items())[:_SLOPES]:
-            table.add_row(quantity, f"{slope:+.4f}")
+        served = "figures" in document
+        notes = _notes(document, title) if served else {}
+        more = [document[group][title] for group in ("software", "constants")] if served else []
+        rows = [(quantity, slope) for part in (slopes, *more) for quantity, slope in part.items()]
+        shown = [row for row in sorted(rows, key=lambda row: -abs(row[1])) if abs(row[1]) > _FELT][: _SLOPES[served]]
+        table = plain_table("", "elasticity", "", left=(0, 2))
+        for quantity, slope in shown:
+            table.add_row(quantity, f"{slope:+.4f}", notes.get(quantity, ""))
         console.print(table)
-        if len(slopes) > _SLOPES:
-            console.print(Text(f"and {len(slopes) - _SLOPES} smaller; --json lists them all", "dim"))
+        if len(rows) > len(shown):
+            console.print(Text(f"and {len(rows) - len(shown)} smaller; --json lists them all", "dim"))
     for key, names in document.get("uneven", {}).items():
-        console.print(f"{key} moves in steps along {', '.join(names)}: perfmodel solve asks for values", markup=False)
+        console.print(
+            f"{key} has a step or a kink within 2 % along {', '.join(names)}: perfmodel solve asks for values",
+            markup=False,
+        )
+
+
+def _notes(document: Entry, figure: str) -> dict[str, str]:
+    """What a deployment's elasticity by a quantity is, where it is not a slope of hardware or load that holds."""
+    groups = {"software": "of the engine", "constants": "of kernels"}
+    notes = {name: note for group, note in groups.items() for name in document[group][figure]}
+    notes |= dict.fromkeys(document["differences"], "by difference")
+    return notes | dict.fromkeys(document["uneven"].get(figure, ()), "not for 2 %")
 
 
 def document_page(console: Console, words: Entry) -> None:

@@ -17,23 +17,17 @@ from perfmodel._version import __version__
 from perfmodel.dual import Dual, plain
 from perfmodel.errors import PlanError, unknown_name
 from perfmodel.predict.layout import ParallelLayout, check_layout, make_layout
+from perfmodel.predict.lifting import Lift, lifted_cluster, lifted_constants
 from perfmodel.predict.records import Record, TrainingEstimate
 from perfmodel.predict.step import StepModel
 from perfmodel.predict.training import TrainingTask, as_laid_out, degrees_of, estimate_training, training_task
-from perfmodel.specs.cluster import Cluster, load_cluster
-from perfmodel.specs.quantity import Spec
+from perfmodel.specs.cluster import load_cluster
 from perfmodel.specs.registry import data_version
 from perfmodel.specs.software import NUMBERS
 
 __all__ = ["StepElasticities", "elasticities", "step_elasticities"]
 
-# The rest of an accelerator's numbers are counts, capacities, power and prices.
-_PART, _LINK, _HOST = ("hbm_byte_per_s", "l2_bytes"), ("link_byte_per_s", "latency_s"), ("pcie_byte_per_s",)
-# How constants were found is no constant.
-_NO_CONSTANTS = ("fit", "sources")
 _GROUPS = ("hardware", "software", "constants", "workload")
-Lift = Callable[[str, float], Any]
-"""What stands for the quantity of that name and value."""
 
 
 class StepElasticities(Record):
@@ -110,41 +104,11 @@ def _lifted(task: TrainingTask, lift: Callable[[str], Lift]) -> tuple[StepModel,
     steps, software = task.steps, lift("software")
     numbers = {name: software(name, plain(getattr(steps.software, name))) for name in NUMBERS}
     lifted = steps.with_(
-        cluster=_lifted_cluster(steps.cluster, lift("hardware")),
-        efficiency=_lifted_constants("", steps.efficiency, lift("constants")),
+        cluster=lifted_cluster(steps.cluster, lift("hardware")),
+        efficiency=lifted_constants(steps.efficiency, lift("constants")),
         software=steps.software.model_copy(update=numbers),
     )
     return lifted, lift("workload")("global_batch", float(task.global_batch))
-
-
-def _lifted_cluster(cluster: Cluster, lift: Lift) -> Cluster:
-    part = cluster.accelerator
-    peaks = {dtype: lift(f"peak_flop_per_s.{dtype}", plain(peak)) for dtype, peak in part.peak_flop_per_s.items()}
-    update: dict[str, Any] = {
-        "accelerator": _with_lifted(part, "", _PART, lift).model_copy(update={"peak_flop_per_s": peaks}),
-        "tiers": tuple(_with_lifted(tier, f"{tier.name} ", _LINK, lift) for tier in cluster.tiers),
-    }
-    if cluster.host is not None:
-        update["host"] = _with_lifted(cluster.host, "host ", _HOST, lift)
-    return cluster.model_copy(update=update)
-
-
-def _with_lifted(spec: Any, prefix: str, keys: tuple[str, ...], lift: Lift) -> Any:
-    return spec.model_copy(update={key: lift(f"{prefix}{key}", plain(getattr(spec, key))) for key in keys})
-
-
-def _lifted_constants(where: str, value: Any, lift: Lift) -> Any:
-    """The constants of a description, of its blocks and of their fields, under dotted names."""
-    prefix = f"{where}." if where else ""
-    if isinstance(value, float):
-        return lift(where, plain(value))
-    if isinstance(value, Mapping):
-        return {key: _lifted_constants(f"{prefix}{key}", item, lift) for key, item in value.items()}
-    if isinstance(value, Spec):
-        keys = [key for key in type(value).model_fields if key not in _NO_CONSTANTS]
-        update = {key: _lifted_constants(f"{prefix}{key}", getattr(value, key), lift) for key in keys}
-        return value.model_copy(update=update)
-    return value
 
 
 def _checked(scenario: Mapping[str, Any]) -> dict[str, Any]:

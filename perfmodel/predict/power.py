@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from perfmodel.dual import plain
 from perfmodel.errors import OutOfRangeError, PlanError
 from perfmodel.formulas.power import (
     accelerator_power,
@@ -111,17 +112,17 @@ class DevicePower:
     @property
     def idle_w(self) -> float:
         """Without any kernel."""
-        return float(self.power.idle_w)
+        return plain(self.power.idle_w)
 
     @property
     def active_w(self) -> float:
         """More while a kernel runs, if it only polls."""
-        return min(float(self.power.active_w), float(self.power.limit_w) - self.idle_w)
+        return min(plain(self.power.active_w), plain(self.power.limit_w) - self.idle_w)
 
     @property
     def room_w(self) -> float:
         """From a kernel that only polls to the limit."""
-        return float(self.power.limit_w) - self.idle_w - self.active_w
+        return plain(self.power.limit_w) - self.idle_w - self.active_w
 
     def energy_j(self, seconds: Number, host_wait_s: Number, at_full_draw_s: Number) -> Number:
         """Energy of one accelerator [J]; floats or arrays."""
@@ -129,11 +130,11 @@ class DevicePower:
 
     def mean_w(self, node: Node) -> Number:
         """Mean draw of one accelerator over a term [W]; 0 over no time."""
-        seconds = float(node.cost.seconds)
+        seconds = plain(node.cost.seconds)
         leaves = list(node.leaves())
-        waits = float(total(leaf.cost for leaf in leaves if leaf.bound_by == "host").seconds)
-        loaded = sum(float(leaf.cost.at_full_draw(self.draw)) for leaf in leaves)
-        return float(self.energy_j(seconds, waits, loaded)) / seconds if seconds > 0 else 0.0
+        waits = plain(total(leaf.cost for leaf in leaves if leaf.bound_by == "host").seconds)
+        loaded = sum(plain(leaf.cost.at_full_draw(self.draw)) for leaf in leaves)
+        return plain(self.energy_j(seconds, waits, loaded)) / seconds if seconds > 0 else 0.0
 
     @property
     def fitted(self) -> PowerSet:
@@ -151,11 +152,11 @@ class DevicePower:
 def device_power_of(
     accelerator: Accelerator, compute_reached: float, memory_reached: float, power: PowerSet | None = None
 ) -> DevicePower:
-    """The power set (default: the accelerator's) for costs whose kernels reach these shares of the peaks [1]."""
+    """A power set (default: the accelerator's) for costs whose kernels reach these shares of the peaks [1]."""
     power = power_set_of(accelerator) if power is None else power
     found = DevicePower(power, Draw(0.0, 0.0, 0.0))
     room = max(found.room_w, 1e-9)
-    weights = compute_reached * float(power.tensor_w), memory_reached * float(power.hbm_w), float(power.link_w)
+    weights = compute_reached * plain(power.tensor_w), memory_reached * plain(power.hbm_w), plain(power.link_w)
     return DevicePower(power, Draw(*(watts / room for watts in weights)))
 
 

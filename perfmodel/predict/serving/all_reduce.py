@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from perfmodel.dual_array import flat
 from perfmodel.formulas.serving import rounds_all_reduce_time
 from perfmodel.ops import ceil, ceil_div, less, less_equal, maximum, minimum, where
 from perfmodel.predict.communication import Links
@@ -56,7 +57,7 @@ class EngineAllReduce:
         latency_s = self._own.one_shot_launch_s + (ranks - 1) * self._own.one_shot_latency_s
         loads = ceil(n_bytes / (_ELEMENT_BYTES * _ELEMENTS_PER_THREAD))
         whole = minimum(most, ceil_div(loads, float(_THREADS)))
-        blocks, rounds = two_shot_blocks(ceil(loads / ranks), int(most))
+        blocks, rounds = two_shot_blocks(flat(ceil(loads / ranks)), int(most))
         one_shot_s = rounds_all_reduce_time(
             (ranks - 1) * n_bytes, whole, ceil_div(loads, whole * _THREADS), latency_s, self._block_byte_per_s
         )

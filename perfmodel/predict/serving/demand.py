@@ -9,13 +9,24 @@ from typing import Any
 
 import numpy as np
 
+from perfmodel.dual_array import as_floats, flat, implicit_root
 from perfmodel.formulas.queueing import rate_of_batch, split_dispersion
 from perfmodel.ops import ceil_div
 from perfmodel.predict.serving.engine import Engine
 from perfmodel.predict.serving.load import Load
 from perfmodel.specs.workload import Workload
 
-__all__ = ["SHARES", "WINDOWS_S", "Demand", "Phases", "demand_of", "phases_of", "rates_of", "solve_batch"]
+__all__ = [
+    "SHARES",
+    "WINDOWS_S",
+    "Demand",
+    "Phases",
+    "demand_of",
+    "phases_of",
+    "rates_of",
+    "sloped_batch",
+    "solve_batch",
+]
 
 Array = Any
 SHARES = np.array([0.05, 0.15, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995])
@@ -102,16 +113,16 @@ def demand_of(workload: Workload, replicas: float = 1.0, max_seq_len: float = ma
         output_tokens=mean,
         kv_len=float(shares @ tokens) + lived,
         prefix_hit=workload.prefix_hit,
-        requests_index=np.asarray(split_dispersion(requests, replicas)),
-        tokens_index=np.asarray(split_dispersion(work, replicas)),
+        requests_index=as_floats(split_dispersion(requests, replicas)),
+        tokens_index=as_floats(split_dispersion(work, replicas)),
     )
 
 
 def _indices(workload: Workload) -> tuple[np.ndarray, np.ndarray]:
     """Indices of requests and of prompt tokens at `WINDOWS_S`; constant beyond the measured ones."""
     if not workload.dispersion:
-        flat = np.full(len(WINDOWS_S), workload.burstiness)
-        return flat, flat
+        level = workload.burstiness * np.ones(len(WINDOWS_S))
+        return level, level
     windows, requests, work = (np.array(column) for column in zip(*workload.dispersion, strict=True))
     at = np.log(windows)
     return np.interp(_LOG_WINDOWS, at, requests), np.interp(_LOG_WINDOWS, at, work)
@@ -139,7 +150,7 @@ class Phases:
 
 def phases_of(engine: Engine, batch: Array, demand: Demand) -> Phases:
     """Phases at `batch` running answers, a float or an array [point]."""
-    batches = np.maximum(np.atleast_1d(np.asarray(batch, dtype=float)), 1.0)
+    batches = np.maximum(np.atleast_1d(as_floats(batch)), 1.0)
     decode_s = np.broadcast_to(engine.decode(batches, demand.kv_len).cost.seconds, batches.shape)
     added = _added(engine, demand, batches, decode_s)
     added_s = added @ demand.shares
@@ -154,7 +165,7 @@ def _added(engine: Engine, demand: Demand, batches: np.ndarray, decode_s: np.nda
     if len(batches) <= _ADDED_BATCHES:
         return _added_seconds(engine, demand, batches, decode_s)
     few = np.geomspace(batches.min(), batches.max(), _ADDED_BATCHES)
-    at_few = _added_seconds(engine, demand, few, np.asarray(engine.decode(few, demand.kv_len).cost.seconds))
+    at_few = _added_seconds(engine, demand, few, as_floats(engine.decode(few, demand.kv_len).cost.seconds))
     return np.stack([np.interp(batches, few, column) for column in at_few.T], axis=-1)
 
 
@@ -169,8 +180,8 @@ def _added_seconds(engine: Engine, demand: Demand, batches: np.ndarray, decode_s
     others = running if software.mixes_phases else 0.0 * running
     node = engine.iteration(Load(1.0, computed / chunks, past, others, demand.kv_len, 1.0 / chunks))
     steps_s = np.repeat(decode_s, bins) if software.mixes_phases else 0.0
-    found = np.maximum(0.0, chunks * (np.asarray(node.cost.seconds) - steps_s))
-    return np.asarray(found.reshape(len(batches), bins))
+    found: Array = np.maximum(0.0, chunks * (as_floats(node.cost.seconds) - steps_s))
+    return found.reshape(len(batches), bins)
 
 
 def _between(added: np.ndarray, demand: Demand) -> np.ndarray:
@@ -189,17 +200,12 @@ def _between(added: np.ndarray, demand: Demand) -> np.ndarray:
 
 def rates_of(phases: Phases, batch: Array, demand: Demand) -> np.ndarray:
     """Requests a second [point] that keep a batch."""
-    return np.asarray(rate_of_batch(batch, phases.decode_s, phases.added_s, demand.decode_steps))
+    return as_floats(rate_of_batch(batch, phases.decode_s, phases.added_s, demand.decode_steps))
 
 
 def solve_batch(engine: Engine, rate: Array, demand: Demand, limit: float) -> tuple[np.ndarray, float]:
     """Batches [point] that rates [point] lead to, and the most that the replica serves [1/s]; beyond, `limit`."""
-    curve = np.geomspace(_LEAST_BATCH, max(limit, 1.0), _CURVE)
-
-    def rates(batch: np.ndarray) -> np.ndarray:
-        return rates_of(phases_of(engine, batch, demand), batch, demand)
-
-    known = np.maximum.accumulate(rates(curve))
+    curve, known = _rate_curve(engine, demand, limit)
     wanted = np.minimum(np.atleast_1d(np.asarray(rate, dtype=float)), known[-1])
     above = np.clip(np.searchsorted(known, wanted), 1, _CURVE - 1)
     # A point more on either side: of many batches what prompts add is taken between a few, of one it is exact.
@@ -210,10 +216,34 @@ def solve_batch(engine: Engine, rate: Array, demand: Demand, limit: float) -> tu
         # The straight line, and every other time the middle: steps jump where a tile fills.
         share = 0.5 if at % 2 else (wanted - low_rate) / np.maximum(high_rate - low_rate, 1e-300)
         middle = low + np.clip(share, 0.0, 1.0) * (high - low)
-        rate_there = rates(middle)
+        rate_there = _rates_at(engine, middle, demand)
         over = rate_there > wanted
         low, low_rate = np.where(over, low, middle), np.where(over, low_rate, rate_there)
         high, high_rate = np.where(over, middle, high), np.where(over, rate_there, high_rate)
     share = np.clip((wanted - low_rate) / np.maximum(high_rate - low_rate, 1e-300), 0.0, 1.0)
     found = np.where(wanted <= known[0], curve[0] * wanted / known[0], low + share * (high - low))
     return np.where(wanted >= known[-1], curve[-1], found), float(known[-1])
+
+
+def sloped_batch(engine: Engine, rate: Array, demand: Demand, limit: float, batch: float) -> tuple[Array, Array]:
+    """`solve_batch` for one rate where numbers carry slopes; `batch` is what it finds without.
+
+    Slopes are not finite where the rate falls into a jump of the curve.
+    """
+    curve, known = _rate_curve(engine, demand, limit)
+    most = known[-1]
+    if flat(rate)[0] >= flat(most):
+        return curve[-1:], most
+    if flat(rate)[0] <= flat(known)[0]:
+        return curve[0] * rate / known[0], most
+    return implicit_root(lambda at: _rates_at(engine, at, demand) / rate - 1.0, np.array([batch])), most
+
+
+def _rate_curve(engine: Engine, demand: Demand, limit: float) -> tuple[np.ndarray, Array]:
+    """Batches from next to none to `limit`, and the rates that keep them, rising."""
+    curve = np.geomspace(_LEAST_BATCH, max(limit, 1.0), _CURVE)
+    return curve, np.maximum.accumulate(_rates_at(engine, curve, demand))
+
+
+def _rates_at(engine: Engine, batch: Array, demand: Demand) -> Array:
+    return rates_of(phases_of(engine, batch, demand), batch, demand)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
+from perfmodel.dual import plain
 from perfmodel.formulas.serving import concurrency_of_rate
+from perfmodel.ops import exp
 from perfmodel.predict.cost import Node
 from perfmodel.predict.power import DevicePower
 from perfmodel.predict.serving.operating import Point
@@ -41,7 +42,7 @@ def mean_w(power: DevicePower, prefill: Node, decode: Node, prompts_per_s: float
 
     Iterations with prompts take as much of the time as the prompts that come; the rest is decode steps or waiting.
     """
-    prompts = min(1.0, prompts_per_s * float(prefill.cost.seconds))
+    prompts = min(1.0, prompts_per_s * plain(prefill.cost.seconds))
     busy = max(busy, prompts)
     working = prompts * power.mean_w(prefill) + (busy - prompts) * power.mean_w(decode)
     return working + (1.0 - busy) * power.idle_w
@@ -49,9 +50,9 @@ def mean_w(power: DevicePower, prefill: Node, decode: Node, prompts_per_s: float
 
 def busy_share(requests_per_s: float, latency_s: float) -> float:
     """Share of the time in which somebody is there, where requests come by themselves [1]."""
-    return 1.0 - math.exp(-float(concurrency_of_rate(requests_per_s, latency_s)))
+    return 1.0 - exp(-plain(concurrency_of_rate(requests_per_s, latency_s)))
 
 
 def facility_w(cluster: Cluster, accelerators: float, accelerator_w: float) -> float:
     """Watts at the meter: accelerators, their share of servers that are always on, cooling and losses."""
-    return accelerators * (accelerator_w + float(cluster.server_overhead_w)) * float(cluster.pue)
+    return accelerators * (accelerator_w + plain(cluster.server_overhead_w)) * plain(cluster.pue)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cached_property
 
+from perfmodel.dual import plain
 from perfmodel.errors import PlanError
 from perfmodel.formulas.serving import engine_host_time, sampling_bytes
 from perfmodel.ops import minimum
@@ -23,7 +24,7 @@ from perfmodel.predict.serving.precisions import Precisions
 from perfmodel.specs.architecture import Architecture
 from perfmodel.specs.cluster import Cluster
 from perfmodel.specs.efficiency import Efficiency
-from perfmodel.specs.power import power_set_of
+from perfmodel.specs.power import PowerSet, power_set_of
 from perfmodel.specs.quantity import Quantity
 from perfmodel.specs.serving_software import ServingSoftware
 
@@ -38,12 +39,14 @@ class Engine:
     """One replica: a model on `tp * pp` accelerators under one serving software.
 
     With `attention_dp` groups the engine spans that many times as many; loads and costs are those of one group, whose
-    experts' ranks also work for the others. `routing` says how uneven experts are (None: not at all).
+    experts' ranks also work for the others. `routing` says how uneven experts are (None: not at all), `power` what an
+    accelerator draws (None: its own set).
     """
 
     def __init__(
         self, model: Architecture, cluster: Cluster, efficiency: Efficiency, software: ServingSoftware,
         layout: ParallelLayout, precisions: Precisions, routing: ExpertRouting | None = None,
+        power: PowerSet | None = None,
     ) -> None:  # fmt: skip
         accelerator = cluster.accelerator
         own = efficiency.inside(software.framework) if software.framework else efficiency
@@ -52,7 +55,7 @@ class Engine:
         self.kernels = Kernels(accelerator, own, precisions.product, steady=True, casts_apart=True)
         self.links = Links(cluster if software.in_network else _without_switch_sums(cluster), efficiency)
         self.share = ServingShare.of(layout, routing)
-        self.routing = routing
+        self.routing, self._power_set = routing, power
         self.layers = LayerModel(
             model, self.kernels, RowKernels(accelerator, efficiency, vector_elements=software.vector_elements),
             _experts(model, cluster, efficiency, precisions),
@@ -63,7 +66,7 @@ class Engine:
     @cached_property
     def power(self) -> DevicePower:
         """What an accelerator draws in these kernels."""
-        return device_power_of(self.kernels.accelerator, *self.kernels.reached)
+        return device_power_of(self.kernels.accelerator, *self.kernels.reached, self._power_set)
 
     def at_clock(self, cluster: Cluster, clock_ratio: float) -> Engine:
         """The same engine on the same machines with their clocks held at a share of the full ones [1].
@@ -73,12 +76,9 @@ class Engine:
         part = cluster.accelerator
         peaks = {name: Quantity(float(peak) * clock_ratio) for name, peak in part.peak_flop_per_s.items()}
         slower = cluster.model_copy(update={"accelerator": part.model_copy(update={"peak_flop_per_s": peaks})})
-        other = Engine(
-            self.model, slower, part.kernel_constants(), self.software, self.layout, self.precisions, self.routing
-        )
         power = power_at_clock(power_set_of(part), clock_ratio)
-        other.__dict__["power"] = device_power_of(part, *other.kernels.reached, power)
-        return other
+        efficiency, parts = part.kernel_constants(), (self.software, self.layout, self.precisions, self.routing)
+        return Engine(self.model, slower, efficiency, *parts, power)
 
     def choosing_alike(self) -> Engine:
         """The same engine where all tokens of an iteration choose the same experts, as with untrained weights."""
@@ -149,10 +149,10 @@ class Engine:
 
     def _host(self, load: Load, device: Cost) -> list[Node]:
         software = self.software
-        serial_s = float(software.step_s) + float(software.prompt_s) * load.prompts * load.finishes
-        beside_s = 0.0 if software.serial_front_end else float(software.sequence_s)
+        serial_s = plain(software.step_s) + plain(software.prompt_s) * load.prompts * load.finishes
+        beside_s = 0.0 if software.serial_front_end else plain(software.sequence_s)
         if software.serial_front_end:
-            serial_s = serial_s + float(software.sequence_s) * load.answered
+            serial_s = serial_s + plain(software.sequence_s) * load.answered
         own = engine_host_time(device.seconds, serial_s, beside_s, load.answered)
         return [Node.wait("engine", own, "host")]
 

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from perfmodel._version import __version__
+from perfmodel.dual import plain
 from perfmodel.errors import PlanError
 from perfmodel.formulas.cost import cost_usd_per_mtok
 from perfmodel.formulas.serving import concurrency_of_rate, mean_decode_length
-from perfmodel.predict.cost import Node
+from perfmodel.predict.cost import Node, Number
 from perfmodel.predict.layout import ParallelLayout
 from perfmodel.predict.records import UnevenExperts, Warned, term_of, uneven_experts
 from perfmodel.predict.serving.demand import demand_of
-from perfmodel.predict.serving.draw import draw_of
+from perfmodel.predict.serving.draw import ServingDraw, draw_of
 from perfmodel.predict.serving.intervals import serving_interval, serving_widenings
 from perfmodel.predict.serving.operating import Point, closed_loop, open_arrivals, static_batch
 from perfmodel.predict.serving.percentiles import attained_share, tpot_percentile, ttft_percentile
@@ -29,7 +30,17 @@ from perfmodel.specs.registry import data_version, reference
 from perfmodel.specs.serving_software import ServingSoftware
 from perfmodel.specs.workload import Slo, TokenCounts, Workload
 
-__all__ = ["estimate_serving", "operating_point", "places_of", "serving_estimate_of"]
+__all__ = [
+    "estimate_serving",
+    "figures_of",
+    "most_requests_per_s",
+    "operating_point",
+    "places_of",
+    "serving_estimate_of",
+    "task_of",
+]
+
+_OF_WORKLOAD = ("prompt_tokens", "output_tokens", "arrival_rate_per_s", "burstiness", "dispersion", "prefix_hit")
 
 
 def estimate_serving(
@@ -77,19 +88,23 @@ def estimate_serving(
     loaded evenly, or as one of `expert_imbalance`, `expert_loads` and `expert_placement` says (`predict.imbalance`).
     Raises `SpecError` and `PlanError`; a deployment that does not fit is returned with `fits=False`.
     """
-    asked = _asked(
-        workload, concurrency, load, prompt_tokens=prompt_tokens, output_tokens=output_tokens,
-        arrival_rate_per_s=arrival_rate_per_s, burstiness=burstiness, dispersion=dispersion, prefix_hit=prefix_hit,
-    )  # fmt: skip
     return serving_estimate_of(
-        serving_task(
-            model, cluster, layout=layout, concurrency=concurrency, load=load, weights=weights,
+        task_of(
+            workload, model=model, cluster=cluster, layout=layout, prompt_tokens=prompt_tokens,
+            output_tokens=output_tokens, concurrency=concurrency, arrival_rate_per_s=arrival_rate_per_s, load=load,
+            burstiness=burstiness, dispersion=dispersion, prefix_hit=prefix_hit, slo=slo, weights=weights,
             activations=activations, kv_cache=kv_cache, batching=batching, software=software, arrivals=arrivals,
-            slo=slo, region=region, carbon_kg_per_kwh=carbon_kg_per_kwh, embodied_kg=embodied_kg,
-            life_years=life_years, carbon_by_hour=carbon_by_hour, expert_imbalance=expert_imbalance,
-            expert_loads=expert_loads, expert_placement=expert_placement, **asked,
+            region=region, carbon_kg_per_kwh=carbon_kg_per_kwh, embodied_kg=embodied_kg, life_years=life_years,
+            carbon_by_hour=carbon_by_hour, expert_imbalance=expert_imbalance, expert_loads=expert_loads,
+            expert_placement=expert_placement,
         )
     )  # fmt: skip
+
+
+def task_of(workload: Workload | None = None, **keywords: Any) -> ServingTask:
+    """The checked question that all keywords of `estimate_serving` put; raises `SpecError` and `PlanError`."""
+    given = {name: keywords.pop(name) for name in _OF_WORKLOAD}
+    return serving_task(**keywords, **_asked(workload, keywords["concurrency"], keywords["load"], **given))
 
 
 def _asked(workload: Workload | None, concurrency: Any, load: Any, **given: Any) -> dict[str, Any]:
@@ -110,12 +125,11 @@ def _asked(workload: Workload | None, concurrency: Any, load: Any, **given: Any)
             raise PlanError(
                 f"workload: {workload.name or 'it'} has no arrival times; give arrival_rate_per_s or concurrency"
             )
-    names = "prompt_tokens", "output_tokens", "burstiness", "dispersion", "prefix_hit"
-    return {"arrival_rate_per_s": rate} | {name: getattr(merged, name) for name in names}
+    return {name: getattr(merged, name) for name in _OF_WORKLOAD} | {"arrival_rate_per_s": rate}
 
 
-def operating_point(task: ServingTask) -> tuple[Point, float]:
-    """One replica at work, and the blocks of its cache."""
+def operating_point(task: ServingTask, solved: Point | None = None) -> tuple[Point, float]:
+    """One replica at work, and the blocks of its cache; of numbers with slopes, `solved` is the point without."""
     replicas = float(task.layout.dp)
     sizes, hit = (float(task.prompt_tokens), float(task.output_tokens)), task.workload.prefix_hit
     blocks = float(task.memory.blocks(*_peak(task)))
@@ -124,7 +138,7 @@ def operating_point(task: ServingTask) -> tuple[Point, float]:
     if task.arrival_rate_per_s is not None:
         demand = demand_of(task.workload, replicas, float(task.model.max_seq_len))
         limit = places_of(task, blocks, demand.kv_len)
-        return open_arrivals(task.engine, task.arrival_rate_per_s / replicas, demand, limit), blocks
+        return open_arrivals(task.engine, task.arrival_rate_per_s / replicas, demand, limit, solved), blocks
     # Blocks are taken as an answer grows, and running answers are on average halfway.
     limit = places_of(task, blocks, float(mean_decode_length(*sizes)))
     each = limit if task.concurrency is None else max(1.0, task.concurrency / replicas)
@@ -144,19 +158,41 @@ def _peak(task: ServingTask) -> tuple[float, float]:
     return min(float(task.software.max_batched_tokens), sequences * computed), sequences
 
 
+def figures_of(task: ServingTask, point: Point, draw: ServingDraw) -> dict[str, Number]:
+    """What a deployment is chosen by: times [s], output tokens a second, and what one costs [J], [USD]."""
+    tokens_per_s, price = _requests_per_s(task, point) * task.output_tokens, task.cluster.accelerator_usd_per_hour
+    return {
+        "ttft_s": point.ttft_s,
+        "tpot_s": point.tpot_s,
+        "output_tokens_per_s": tokens_per_s,
+        "energy_j_per_token": draw.facility_w / tokens_per_s,
+        "cost_usd_per_mtok": plain(cost_usd_per_mtok(float(task.layout.accelerators), plain(price), tokens_per_s)),
+    }
+
+
+def most_requests_per_s(task: ServingTask, point: Point) -> Number | None:
+    """What the deployment can take, where requests come by themselves [1/s]."""
+    return None if point.traffic is None else point.requests_per_s / point.load * float(task.layout.dp)
+
+
+def _requests_per_s(task: ServingTask, point: Point) -> Number:
+    if task.arrival_rate_per_s is not None and not point.saturated:
+        return task.arrival_rate_per_s
+    return point.requests_per_s * float(task.layout.dp)
+
+
 def serving_estimate_of(task: ServingTask) -> ServingEstimate:
     """The record of a checked question."""
     point, blocks = operating_point(task)
     replicas, length = float(task.layout.dp), float(task.prompt_tokens + task.output_tokens)
     warnings = tuple(Warned(**one) for one in _warnings(task, point))
     kinds = [one.formula for one in warnings]
-    requests_per_s = point.requests_per_s * replicas
-    if task.arrival_rate_per_s is not None and not point.saturated:
-        requests_per_s = task.arrival_rate_per_s
-    tokens_per_s = requests_per_s * task.output_tokens
+    requests_per_s, draw = _requests_per_s(task, point), draw_of(task, point)
+    figures = figures_of(task, point, draw)
+    tokens_per_s = figures["output_tokens_per_s"]
     places = float(task.memory.concurrency(blocks, length))
     memory = _memory(task, blocks)
-    used, draw = task.layout.accelerators, draw_of(task, point)
+    used = task.layout.accelerators
     carbon = float(task.emissions.kg(draw.facility_w, float(used), 1.0))
     latencies = {
         f"{name}_p{percent}_s": float(law(point, percent / 100.0))
@@ -164,24 +200,21 @@ def serving_estimate_of(task: ServingTask) -> ServingEstimate:
         for percent in (50, 90, 99)
     }
     bounds = _bounds(point)
-    most = point.requests_per_s / point.load if point.traffic is not None else None
     return ServingEstimate(
         perfmodel_version=__version__,
         data_version=data_version(),
         request=_request(task),
-        ttft_s=point.ttft_s,
-        tpot_s=point.tpot_s,
+        **figures,
         **latencies,
         **bounds,
         ttft_interval_s=serving_interval(point.ttft_s, "ttft", kinds),
         tpot_interval_s=serving_interval(point.tpot_s, "tpot", kinds),
         request_latency_s=point.latency_s,
         requests_per_s=requests_per_s,
-        output_tokens_per_s=tokens_per_s,
         output_tokens_per_s_per_accelerator=tokens_per_s / used,
         batch=point.batch,
         in_flight=float(concurrency_of_rate(requests_per_s, point.latency_s)),
-        max_requests_per_s=None if most is None else most * replicas,
+        max_requests_per_s=most_requests_per_s(task, point),
         waiting_s=point.waiting_s,
         prompt_load=None if point.traffic is None else float(point.traffic.load[0]),
         **_attained(task, point, requests_per_s),
@@ -191,16 +224,12 @@ def serving_estimate_of(task: ServingTask) -> ServingEstimate:
         memory_bytes=memory,
         fits=_fits(task),
         accelerators_used=used,
-        energy_j_per_token=draw.facility_w / tokens_per_s,
         energy_j_per_token_total=draw.facility_w / (requests_per_s * length),
         accelerator_w=draw.accelerator_w,
         prefill_w=draw.prefill_w,
         decode_w=draw.decode_w,
         facility_w=draw.facility_w,
         carbon_kg_per_mtok=carbon / tokens_per_s * 1e6,
-        cost_usd_per_mtok=float(
-            cost_usd_per_mtok(float(used), float(task.cluster.accelerator_usd_per_hour), tokens_per_s)
-        ),
         saturated=point.saturated,
         experts=_uneven_experts(task, point),
         terms=tuple(

@@ -235,7 +235,8 @@ class LayerModel:
 
 
 def _zero(value: Any) -> bool:
-    return bool((value <= 0).all()) if hasattr(value, "all") else value <= 0
+    nothing = value <= 0
+    return bool(nothing.all()) if hasattr(nothing, "all") else nothing
 
 
 def _used(degree: Number) -> bool:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from perfmodel.dual import plain
+from perfmodel.dual_array import as_floats
 from perfmodel.formulas.serving import (
     closed_loop_refills,
     closed_loop_tpot,
@@ -14,8 +16,9 @@ from perfmodel.formulas.serving import (
     mean_decode_length,
     static_batch_latency,
 )
+from perfmodel.ops import sqrt
 from perfmodel.predict.cost import Node
-from perfmodel.predict.serving.demand import Demand, phases_of, solve_batch
+from perfmodel.predict.serving.demand import Demand, phases_of, sloped_batch, solve_batch
 from perfmodel.predict.serving.engine import Engine
 from perfmodel.predict.serving.load import Load
 from perfmodel.predict.serving.traffic import Traffic, traffic_at
@@ -63,8 +66,8 @@ def static_batch(
     """One batch from its prefill to its last token; the next one starts when it is done."""
     prefill = engine.prefill(batch, prompt_tokens * (1.0 - prefix_hit), prompt_tokens * prefix_hit)
     decode = engine.decode(batch, mean_decode_length(prompt_tokens, output_tokens))
-    first_s, decode_s = float(engine.software.request_s) + float(prefill.cost.seconds), float(decode.cost.seconds)
-    latency_s = float(static_batch_latency(first_s, decode_s, output_tokens))
+    first_s, decode_s = plain(engine.software.request_s) + plain(prefill.cost.seconds), plain(decode.cost.seconds)
+    latency_s = plain(static_batch_latency(first_s, decode_s, output_tokens))
     tpot_s = decode_s if output_tokens > 1 else 0.0
     return Point(
         first_s, tpot_s, latency_s, batch / latency_s, batch, ((1.0, first_s, first_s),), 0.0, prefill, decode,
@@ -104,44 +107,51 @@ def _closed_point(
 ) -> Point:  # fmt: skip
     batch, rounds = 1.0 + (places - 1.0) * decoding_share, arrivals.requests_per_slot
     decode, prompt = _phases(engine, batch, prompt_tokens, output_tokens, prefix_hit)
-    decode_s, whole_s = float(decode.cost.seconds), float(prompt.cost.seconds)
+    decode_s, whole_s = plain(decode.cost.seconds), plain(prompt.cost.seconds)
     added_s = _added_s(engine, whole_s, decode_s, prompt_tokens * (1.0 - prefix_hit))
     refills = closed_loop_refills(places, decoding_share, rounds)
-    tpot_s = float(closed_loop_tpot(decode_s, added_s, refills, output_tokens))
+    tpot_s = plain(closed_loop_tpot(decode_s, added_s, refills, output_tokens))
     together = min(places, arrivals.joint)
     first_s = _joint_s(engine, prompt, together, batch, prompt_tokens, output_tokens, prefix_hit)
-    request_s = float(engine.software.request_s)
+    request_s = plain(engine.software.request_s)
     # A group of prompts is prefilled at once, so the queue of the first burst is one of groups.
     groups = max(1.0, places / together)
-    ttft_s = float(closed_loop_ttft(first_s, decode_s, groups, rounds, request_s))
+    ttft_s = plain(closed_loop_ttft(first_s, decode_s, groups, rounds, request_s))
     burst = (1.0 / rounds, request_s + first_s, request_s + groups * first_s + decode_s)
     later = (1.0 - 1.0 / rounds, request_s + first_s, request_s + first_s + decode_s)
     latency_s = ttft_s + max(0.0, output_tokens - 1.0) * tpot_s
     return Point(
         ttft_s, tpot_s if output_tokens > 1 else 0.0, latency_s, places / latency_s, batch,
-        tuple(piece for piece in (burst, later) if piece[0] > 0), math.sqrt(refills) * added_s / output_tokens,
+        tuple(piece for piece in (burst, later) if piece[0] > 0), sqrt(refills) * added_s / output_tokens,
         prompt, decode, load=1.0,
     )  # fmt: skip
 
 
-def open_arrivals(engine: Engine, rate_per_s: float, demand: Demand, limit: float) -> Point:
+def open_arrivals(
+    engine: Engine, rate_per_s: float, demand: Demand, limit: float, solved: Point | None = None
+) -> Point:
     """Requests that come by themselves: the batch at which as many leave as come, and the queue before it.
 
-    A rate beyond what the replica serves gives the fullest one, marked saturated.
+    A rate beyond what the replica serves gives the fullest one, marked saturated. Where numbers carry slopes, `solved`
+    is the point without.
     """
-    wanted = np.array([rate_per_s])
-    batch, most = solve_batch(engine, wanted, demand, limit)
+    wanted = np.atleast_1d(as_floats(rate_per_s))
+    batch, most = (
+        solve_batch(engine, wanted, demand, limit)
+        if solved is None
+        else sloped_batch(engine, wanted, demand, limit, solved.batch)
+    )
     rate = np.minimum(wanted, most)
     full = phases_of(engine, np.array([limit]), demand)
     traffic = traffic_at(
-        phases_of(engine, batch, demand), full, batch, rate, demand, limit, float(engine.software.request_s)
+        phases_of(engine, batch, demand), full, batch, rate, demand, limit, plain(engine.software.request_s)
     )
-    decode, prompt = phases_at(engine, max(1.0, float(batch[0])), demand)
+    decode, prompt = phases_at(engine, max(1.0, plain(batch[0])), demand)
     answers = demand.decode_steps > 1e-3
     return Point(
-        float(traffic.ttft_s[0]), float(traffic.tpot_s[0]) if answers else 0.0, float(traffic.latency_s[0]),
-        float(rate[0]), float(batch[0]), (), 0.0, prompt, decode, float(traffic.waiting_s[0]),
-        float(rate[0] / most), bool(rate_per_s > most), traffic,
+        plain(traffic.ttft_s[0]), plain(traffic.tpot_s[0]) if answers else 0.0, plain(traffic.latency_s[0]),
+        plain(rate[0]), plain(batch[0]), (), 0.0, prompt, decode, plain(traffic.waiting_s[0]),
+        plain(rate[0] / most), bool(rate_per_s > most), traffic,
     )  # fmt: skip
 
 
@@ -187,8 +197,8 @@ def _joint_s(
     prefix_hit: float,
 ) -> float:  # fmt: skip
     if together == 1.0:
-        return float(prompt.cost.seconds)
+        return plain(prompt.cost.seconds)
     length = float(mean_decode_length(prompt_tokens, output_tokens))
     others = batch - together if engine.software.mixes_phases else 0.0
     computed, cached = prompt_tokens * (1.0 - prefix_hit), prompt_tokens * prefix_hit
-    return float(engine.iteration(Load(together, computed, cached, max(0.0, others), length)).cost.seconds)
+    return plain(engine.iteration(Load(together, computed, cached, max(0.0, others), length)).cost.seconds)

@@ -6,14 +6,14 @@ from statistics import NormalDist
 
 import numpy as np
 
+from perfmodel.dual import plain
+from perfmodel.dual_array import flat
 from perfmodel.predict.serving.demand import SHARES
 from perfmodel.predict.serving.operating import Point
 from perfmodel.predict.serving.traffic import attainment
 from perfmodel.specs.workload import Slo
 
 __all__ = ["attained_share", "tpot_percentile", "ttft_percentile"]
-
-_ROUNDS = 60
 
 
 def tpot_percentile(point: Point, share: float) -> float:
@@ -23,7 +23,7 @@ def tpot_percentile(point: Point, share: float) -> float:
     if point.traffic is not None:
         return _between(point.traffic.tpot_quantiles_s, share)
     return max(
-        float(point.decode.cost.seconds), point.tpot_s + NormalDist().inv_cdf(share) * point.tpot_spread_s
+        plain(point.decode.cost.seconds), point.tpot_s + NormalDist().inv_cdf(share) * point.tpot_spread_s
     )  # fmt: skip
 
 
@@ -31,11 +31,15 @@ def ttft_percentile(point: Point, share: float) -> float:
     """TTFT [s] below which `share` of the requests lie: in a closed loop, waits that are uniform in pieces."""
     if point.traffic is not None:
         return _between(point.traffic.ttft_quantiles_s, share)
-    low, high = 0.0, max(most for _, _, most in point.waits)
-    for _ in range(_ROUNDS):
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if _below(point, middle) < share else (low, middle)
-    return high
+    # The law is linear between the ends of its pieces.
+    ends_s = sorted((end_s for _, *both_s in point.waits for end_s in both_s), key=flat)
+    low_s, below = ends_s[0], 0.0
+    for high_s in ends_s:
+        reached = _below(point, high_s)
+        if reached >= share:
+            return low_s + (share - below) / (reached - below) * (high_s - low_s)
+        low_s, below = high_s, reached
+    return low_s
 
 
 def attained_share(point: Point, slo: Slo) -> float:
@@ -60,7 +64,7 @@ def _tokens_below(point: Point, limit_s: float) -> float:
 def _between(quantiles_s: np.ndarray, share: float) -> float:
     """A percentile between those of `SHARES`, linear in the normal score."""
     scores = [NormalDist().inv_cdf(float(one)) for one in SHARES]
-    return float(np.interp(NormalDist().inv_cdf(share), scores, quantiles_s[:, 0]))
+    return plain(np.interp(NormalDist().inv_cdf(share), scores, quantiles_s[:, 0]))
 
 
 def _below(point: Point, time_s: float) -> float:

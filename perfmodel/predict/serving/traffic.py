@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from perfmodel.dual import plain
+from perfmodel.dual_array import as_floats
 from perfmodel.formulas.queueing import (
     arrival_sees_work,
     backlog_of_window,
@@ -102,7 +104,7 @@ class _Replica:
     @cached_property
     def cycle_s(self) -> np.ndarray:
         """Mean iteration."""
-        return np.asarray(gated_cycle_time(self.phases.decode_s, self.load))
+        return as_floats(gated_cycle_time(self.phases.decode_s, self.load))
 
     @property
     def longest_s(self) -> np.ndarray:
@@ -113,7 +115,7 @@ class _Replica:
     def most(self) -> np.ndarray:
         """Requests a second with every place taken."""
         full = self.full
-        return np.asarray(rate_of_batch(self.limit, full.decode_s, full.added_s, self.demand.decode_steps))
+        return as_floats(rate_of_batch(self.limit, full.decode_s, full.added_s, self.demand.decode_steps))
 
 
 # Prompts before a prompt
@@ -146,7 +148,7 @@ def _backlog(one: _Replica, load: Array, capacity: Array, work: Array, likelihoo
     """The largest backlog over all windows [s at the pace of the capacity]."""
     found: Array = 0.0
     for window_s, index in zip(WINDOWS_S, one.demand.tokens_index, strict=True):
-        found = np.maximum(found, backlog_of_window(float(window_s), load, capacity, work, float(index), likelihood))
+        found = np.maximum(found, backlog_of_window(float(window_s), load, capacity, work, plain(index), likelihood))
     return found
 
 
@@ -196,7 +198,7 @@ def _piled_up(one: _Replica) -> Array:
     indices = zip(WINDOWS_S, np.maximum(demand.requests_index, 1.0), demand.tokens_index, demand.slopes, strict=True)
     for window_s, requests, tokens, slope in indices:
         index = prompts * tokens + (1.0 - prompts) * requests
-        excess_s = palm_excess(float(requests), float(slope)) / one.most
+        excess_s = palm_excess(plain(requests), plain(slope)) / one.most
         found = np.maximum(found, crowd_of_window(float(window_s), load, work, index, excess_s, _SCORES))
     return found
 
