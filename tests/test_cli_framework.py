@@ -22,7 +22,8 @@ from perfmodel.predict.activations import FREED_BY
 from perfmodel.predict.communication import Links
 from perfmodel.predict.layout import OFFLOADS, SCHEDULES, ParallelLayout
 from perfmodel.predict.recompute import MODULES
-from perfmodel.predict.training import PACKINGS, TRAINING_PRECISIONS
+from perfmodel.predict.training import PACKINGS
+from perfmodel.predict.training_task import TRAINING_PRECISIONS
 from perfmodel.predict.weights import OPTIMIZERS
 
 

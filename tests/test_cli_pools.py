@@ -11,7 +11,7 @@ import pytest
 
 import perfmodel as pm
 from perfmodel.cli import options, pool_options
-from perfmodel.predict.training import training_task
+from perfmodel.predict.training_task import training_task
 
 MACHINES = """machine,prompt_requests_per_s,token_requests_per_s,watts,usd_per_hour
 a100,1.5,1.1,5200,16

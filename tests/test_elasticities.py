@@ -13,7 +13,7 @@ import perfmodel as pm
 from perfmodel.dual import plain
 from perfmodel.plan.sensitivity import step_sensitivities
 from perfmodel.predict.elasticities import StepElasticities, elasticities
-from perfmodel.predict.training import degrees_of, training_task
+from perfmodel.predict.training_task import degrees_of, training_task
 from perfmodel.specs.quantity import Quantity
 
 CASES: dict[str, dict[str, Any]] = {

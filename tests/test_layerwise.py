@@ -17,7 +17,7 @@ from perfmodel.plan.pricing import Query
 from perfmodel.plan.search import search
 from perfmodel.plan.space import space_of
 from perfmodel.predict.layout import ParallelLayout
-from perfmodel.predict.training import TrainingTask, degrees_of, training_task
+from perfmodel.predict.training_task import TrainingTask, degrees_of, training_task
 
 LAYERS, BATCH, SEQ_LEN = 7, 8, 8192
 SMALL = {

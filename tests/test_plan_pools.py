@@ -18,7 +18,7 @@ from perfmodel.plan.power_milp import place_loads, plan_pool_clocks
 from perfmodel.predict.layout import make_layout
 from perfmodel.predict.power import accelerator_watts, dynamic_ratio, power_at_clock
 from perfmodel.predict.stage_times import stage_times
-from perfmodel.predict.training import degrees_of, training_task
+from perfmodel.predict.training_task import degrees_of, training_task
 from perfmodel.specs.power import load_power_set
 
 PACED = ("layers", "tensor_parallel", "context_parallel", "expert_parallel", "vocabulary")

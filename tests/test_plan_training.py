@@ -18,7 +18,8 @@ from perfmodel.plan.space import SEARCHED, space_of
 from perfmodel.plan.splits import splits_of
 from perfmodel.predict.layout import check_layout
 from perfmodel.predict.stages import Stages, split_layers
-from perfmodel.predict.training import degrees_of, step_cost_usd, step_energy_j, training_task
+from perfmodel.predict.training import step_cost_usd, step_energy_j
+from perfmodel.predict.training_task import degrees_of, training_task
 
 SMALL = {"global_batch": 64, "seq_len": 2048, "precision": "fp16", "software": "megatron-2022"}
 

@@ -12,7 +12,7 @@ from perfmodel.predict.cost import Node
 from perfmodel.predict.layout import check_layout
 from perfmodel.predict.records import Term, TrainingEstimate
 from perfmodel.predict.reference import reference_step_time_s
-from perfmodel.predict.training import TrainingTask, degrees_of, training_task
+from perfmodel.predict.training_task import TrainingTask, degrees_of, training_task
 from perfmodel.specs.efficiency import load_efficiency
 
 BASIC = [

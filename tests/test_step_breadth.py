@@ -15,7 +15,7 @@ import perfmodel as pm
 from perfmodel.predict.degrees import Degrees
 from perfmodel.predict.layout import check_layout, make_layout
 from perfmodel.predict.records import Term, TrainingEstimate
-from perfmodel.predict.training import TrainingTask, degrees_of, training_task
+from perfmodel.predict.training_task import TrainingTask, degrees_of, training_task
 from perfmodel.specs.registry import ids
 
 DENSE, EXPERTS, LATENT = "llama-3.1-8b", "mixtral-8x7b", "deepseek-v2-lite"

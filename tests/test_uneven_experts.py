@@ -14,7 +14,7 @@ from perfmodel.errors import OutOfRangeError, PlanError, SpecError
 from perfmodel.plan.search import search
 from perfmodel.plan.space import space_of
 from perfmodel.predict.imbalance import expert_exchange, expert_routing
-from perfmodel.predict.training import degrees_of, training_task
+from perfmodel.predict.training_task import degrees_of, training_task
 from perfmodel.specs.expert_load import generated_load, generated_transitions
 
 TRAINED: dict[str, Any] = {"global_batch": 64, "seq_len": 4096}

@@ -18,7 +18,8 @@ from perfmodel.plan.search import search
 from perfmodel.plan.space import SEARCHED, space_of
 from perfmodel.predict.cost import Cost
 from perfmodel.predict.power import device_power_of, watts_of_work
-from perfmodel.predict.training import degrees_of, step_carbon_kg, step_energy_j, training_task
+from perfmodel.predict.training import step_carbon_kg, step_energy_j
+from perfmodel.predict.training_task import degrees_of, training_task
 from perfmodel.specs.accelerator import load_accelerator
 from perfmodel.specs.region import load_region
 from perfmodel.specs.registry import ids

@@ -27,7 +27,7 @@ from perfmodel.predict.schedules import (
     split_bubble_time,
 )
 from perfmodel.predict.share import Share
-from perfmodel.predict.training import degrees_of, training_task
+from perfmodel.predict.training_task import degrees_of, training_task
 
 few = settings(max_examples=60, deadline=None)
 seconds = st.floats(0.1, 10)

@@ -18,7 +18,7 @@ from perfmodel.plan.pricing import chunks_of, columns_of, unfolded
 from perfmodel.plan.search import Found, search
 from perfmodel.plan.space import PLAIN, Space, Switches, space_of
 from perfmodel.plan.training import plan_training
-from perfmodel.predict.training import TrainingTask, degrees_of, training_task
+from perfmodel.predict.training_task import TrainingTask, degrees_of, training_task
 from perfmodel.specs.cluster import load_cluster
 
 __all__ = ["bench_training", "over_numpy"]

@@ -18,7 +18,7 @@ from perfmodel.plan.loads import Loads
 from perfmodel.plan.space import Rows
 from perfmodel.predict.activations import activation_bytes_of_layer
 from perfmodel.predict.degrees import Degrees
-from perfmodel.predict.training import TrainingTask
+from perfmodel.predict.training_task import TrainingTask
 from perfmodel.predict.weights import Weights
 
 __all__ = ["step_by_hand"]

@@ -14,7 +14,8 @@ from perfmodel.predict.memory import StageMemory
 from perfmodel.predict.schedules import DUALPIPE, SPLIT_BACKWARD
 from perfmodel.predict.stages import Stages
 from perfmodel.predict.step import Load
-from perfmodel.predict.training import TrainingTask, step_carbon_kg, step_cost_usd
+from perfmodel.predict.training import step_carbon_kg, step_cost_usd
+from perfmodel.predict.training_task import TrainingTask
 from perfmodel.predict.weights import Weights
 
 __all__ = ["least"]

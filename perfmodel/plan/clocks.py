@@ -17,15 +17,8 @@ from perfmodel.predict.records import Record, TrainingEstimate, Warned
 from perfmodel.predict.run import run_totals
 from perfmodel.predict.stage_times import StageTime, stage_times
 from perfmodel.predict.step import Step
-from perfmodel.predict.training import (
-    ClusterLike,
-    ModelLike,
-    TrainingTask,
-    as_laid_out,
-    degrees_of,
-    describe,
-    training_task,
-)
+from perfmodel.predict.training import describe
+from perfmodel.predict.training_task import ClusterLike, ModelLike, TrainingTask, as_laid_out, degrees_of, training_task
 from perfmodel.specs.power import full_clock_hz
 from perfmodel.specs.registry import data_version
 

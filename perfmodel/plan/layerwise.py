@@ -24,7 +24,8 @@ from perfmodel.predict.layer import Turn
 from perfmodel.predict.layout import ParallelLayout
 from perfmodel.predict.memory import StageMemory
 from perfmodel.predict.step import Load
-from perfmodel.predict.training import TrainingTask, degrees_of, step_cost_usd
+from perfmodel.predict.training import step_cost_usd
+from perfmodel.predict.training_task import TrainingTask, degrees_of
 from perfmodel.predict.weights import Weights
 
 __all__ = ["LINEAR", "Layered", "Open", "stage_by_stage"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from perfmodel.errors import OutOfRangeError, PlanError
-from perfmodel.predict.training import TrainingTask
+from perfmodel.predict.training_task import TrainingTask
 
 __all__ = ["Column", "Limit", "limits_of"]
 

@@ -12,7 +12,7 @@ from perfmodel.predict.cost import Cost
 from perfmodel.predict.degrees import Degrees
 from perfmodel.predict.layer import Layer
 from perfmodel.predict.step import Load
-from perfmodel.predict.training import TrainingTask
+from perfmodel.predict.training_task import TrainingTask
 
 __all__ = ["Loads"]
 

@@ -17,7 +17,8 @@ from perfmodel.predict.cost import Number
 from perfmodel.predict.degrees import Degrees
 from perfmodel.predict.stages import Stages
 from perfmodel.predict.step import Step
-from perfmodel.predict.training import TrainingTask, step_carbon_kg, step_cost_usd, step_energy_j
+from perfmodel.predict.training import step_carbon_kg, step_cost_usd, step_energy_j
+from perfmodel.predict.training_task import TrainingTask
 
 __all__ = ["OBJECTIVES", "Kept", "Query", "chunks_of", "columns_of", "price", "split_stages", "unfolded"]
 

@@ -9,7 +9,7 @@ from perfmodel.plan.pricing import Query
 from perfmodel.plan.search import search
 from perfmodel.plan.space import Space, space_of
 from perfmodel.predict.layout import ParallelLayout
-from perfmodel.predict.training import TrainingTask
+from perfmodel.predict.training_task import TrainingTask
 
 __all__ = ["Nearest", "nearest_of", "reasons"]
 

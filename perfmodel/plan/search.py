@@ -21,7 +21,7 @@ from perfmodel.plan.splits import splits_of
 from perfmodel.predict.degrees import Degrees
 from perfmodel.predict.layout import ParallelLayout
 from perfmodel.predict.stages import split_layers
-from perfmodel.predict.training import TrainingTask
+from perfmodel.predict.training_task import TrainingTask
 
 __all__ = ["OBJECTIVES", "Found", "search"]
 

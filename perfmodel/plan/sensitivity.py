@@ -9,7 +9,7 @@ from perfmodel.dual import Dual, plain
 from perfmodel.plan.records import Sensitivity
 from perfmodel.predict.layout import ParallelLayout
 from perfmodel.predict.matmul import matmul_format
-from perfmodel.predict.training import TrainingTask, degrees_of
+from perfmodel.predict.training_task import TrainingTask, degrees_of
 from perfmodel.specs.cluster import Cluster
 
 __all__ = ["step_sensitivities"]

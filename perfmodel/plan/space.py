@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from perfmodel.plan.splits import splits_of
 from perfmodel.predict.layout import VOCABULARY_CHUNKS
 from perfmodel.predict.schedules import DUALPIPE, V_SHAPED
-from perfmodel.predict.training import TrainingTask
+from perfmodel.predict.training_task import TrainingTask
 from perfmodel.specs.architecture import Architecture
 
 __all__ = [

@@ -22,7 +22,8 @@ from perfmodel.plan.space import Space, space_of
 from perfmodel.predict.layout import ParallelLayout
 from perfmodel.predict.records import TrainingEstimate
 from perfmodel.predict.schedules import SCHEDULES
-from perfmodel.predict.training import ClusterLike, ModelLike, TrainingTask, degrees_of, describe, training_task
+from perfmodel.predict.training import describe
+from perfmodel.predict.training_task import ClusterLike, ModelLike, TrainingTask, degrees_of, training_task
 from perfmodel.predict.uncertainty import residual_spread
 from perfmodel.specs.region import Region
 from perfmodel.specs.registry import data_version

@@ -20,7 +20,8 @@ from perfmodel.predict.layout import ParallelLayout, check_layout, make_layout
 from perfmodel.predict.lifting import Lift, lifted_cluster, lifted_constants
 from perfmodel.predict.records import Record, TrainingEstimate
 from perfmodel.predict.step import StepModel
-from perfmodel.predict.training import TrainingTask, as_laid_out, degrees_of, estimate_training, training_task
+from perfmodel.predict.training import estimate_training
+from perfmodel.predict.training_task import TrainingTask, as_laid_out, degrees_of, training_task
 from perfmodel.specs.cluster import load_cluster
 from perfmodel.specs.registry import data_version
 from perfmodel.specs.software import NUMBERS

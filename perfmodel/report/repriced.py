@@ -121,7 +121,7 @@ def _training(document: Mapping[str, Any]) -> tuple[Any, Any]:
     """Task and layout of a training document that this version prices alike."""
     import perfmodel as pm
     from perfmodel.predict.layout import make_layout
-    from perfmodel.predict.training import training_task
+    from perfmodel.predict.training_task import training_task
 
     said = prediction_of(document)
     asked = {key: value for key, value in said["request"].items() if value is not None}
@@ -146,7 +146,7 @@ def _same(said: float, again: Mapping[str, Any], key: str) -> None:
 def _training_roof(said: Mapping[str, Any]) -> Roof:
     from perfmodel.predict.kinds import bottleneck_parts
     from perfmodel.predict.matmul import matmul_format
-    from perfmodel.predict.training import degrees_of
+    from perfmodel.predict.training_task import degrees_of
 
     task, layout = _training(said)
     degrees = degrees_of(layout, task.model.n_layers)

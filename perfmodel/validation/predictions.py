@@ -13,7 +13,8 @@ from perfmodel.predict.layer import Layer
 from perfmodel.predict.records import TrainingEstimate
 from perfmodel.predict.share import Share
 from perfmodel.predict.step import StepModel
-from perfmodel.predict.training import estimate_training, training_task
+from perfmodel.predict.training import estimate_training
+from perfmodel.predict.training_task import training_task
 from perfmodel.predict.uncertainty import interval_of
 from perfmodel.specs.cluster import load_cluster
 from perfmodel.specs.huggingface import load_model

@@ -28,11 +28,10 @@ from perfmodel.predict.records import Record, Term, term_of
 from perfmodel.predict.serving.draw import busy_share, facility_w
 from perfmodel.predict.serving.roles import Pool, make_pool
 from perfmodel.specs.architecture import Architecture
-from perfmodel.specs.cluster import cluster_reference
 from perfmodel.specs.huggingface import load_model, model_reference
 from perfmodel.specs.quantity import cited
 from perfmodel.specs.region import Region
-from perfmodel.specs.registry import data_version, reference
+from perfmodel.specs.registry import data_version
 
 __all__ = [
     "TRANSFERS",
@@ -369,8 +368,8 @@ def _role(
 def _request(pools: Pools) -> dict[str, Any]:
     return {
         "model": model_reference(pools.model),
-        "prefill": _role_request(pools.prefill),
-        "decode": _role_request(pools.decode),
+        "prefill": pools.prefill.request(),
+        "decode": pools.decode.request(),
         "prompt_tokens": pools.prompt_tokens,
         "output_tokens": pools.output_tokens,
         "arrival_rate_per_s": pools.arrival_rate_per_s,
@@ -378,26 +377,6 @@ def _request(pools: Pools) -> dict[str, Any]:
         "transfer": pools.transfer,
         "link_byte_per_s": pools.link_byte_per_s,
     } | pools.emissions.request()
-
-
-def _role_request(pool: Pool) -> dict[str, Any]:
-    speculation = pool.speculation
-    return {
-        "cluster": cluster_reference(pool.cluster),
-        "accelerators": pool.cluster.accelerators,
-        "layout": pool.layout.model_dump(mode="json"),
-        "count": pool.count,
-        "weights": pool.precisions.weights,
-        "activations": pool.precisions.activations,
-        "kv_cache": pool.precisions.kv_cache,
-        "software": reference("software", pool.software),
-        "batch": pool.batch,
-        "batch_tokens": pool.batch_tokens,
-        "dual_batch": pool.dual_batch,
-        "acceptance": None if speculation is None else speculation.acceptance,
-        "draft_tokens": None if speculation is None else speculation.draft_tokens,
-        **(pool.routing.request if pool.routing else {}),
-    }
 
 
 def _sources(pools: Pools) -> tuple[str, ...]:

@@ -24,8 +24,9 @@ from perfmodel.predict.serving.prefix import chunks_of, missed_load
 from perfmodel.predict.serving.speculation import Speculation, mtp_step, verification
 from perfmodel.predict.serving.task import check_serving_layout
 from perfmodel.specs.architecture import Architecture
-from perfmodel.specs.cluster import Cluster, load_cluster
+from perfmodel.specs.cluster import Cluster, cluster_reference, load_cluster
 from perfmodel.specs.efficiency import Efficiency
+from perfmodel.specs.registry import reference
 from perfmodel.specs.serving_software import ServingSoftware, load_serving_software
 
 __all__ = ["ROLE_KEYS", "Pool", "make_pool"]
@@ -95,6 +96,26 @@ class Pool:
     @property
     def _group_layout(self) -> ParallelLayout:
         return self.layout.model_copy(update={"dp": 1, "attention_dp": 1})
+
+    def request(self) -> dict[str, Any]:
+        """The role as it was asked for, resolved."""
+        speculation = self.speculation
+        return {
+            "cluster": cluster_reference(self.cluster),
+            "accelerators": self.cluster.accelerators,
+            "layout": self.layout.model_dump(mode="json"),
+            "count": self.count,
+            "weights": self.precisions.weights,
+            "activations": self.precisions.activations,
+            "kv_cache": self.precisions.kv_cache,
+            "software": reference("software", self.software),
+            "batch": self.batch,
+            "batch_tokens": self.batch_tokens,
+            "dual_batch": self.dual_batch,
+            "acceptance": None if speculation is None else speculation.acceptance,
+            "draft_tokens": None if speculation is None else speculation.draft_tokens,
+            **(self.routing.request if self.routing else {}),
+        }
 
     # Iterations
 
