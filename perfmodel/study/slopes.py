@@ -37,11 +37,11 @@ class ServingElasticities(Record):
     """Elasticities d ln figure / d ln quantity [1] by figure, largest first; what a figure does not feel is left out.
 
     `figures` are the values that stand. `elasticities` are those by quantities of the hardware ("power ..." are of its
-    power set) and of the load, `software` by the numbers of the engine, `constants` by those of the kernel libraries. All are exact but those by
-    the quantities of `differences`. At a kink the slope is that of the branch chosen, which holds to one side alone.
-    `uneven` names by figure the quantities along which it does not follow its slope for two per cent, because it moves
-    in steps or has a kink there; one without a slope has none. Whole numbers (concurrency, lengths, degrees) are not
-    among the quantities: `perfmodel solve` asks those.
+    power set) and of the load, `software` by the numbers of the engine, `constants` by those of the kernel libraries.
+    All are exact but those by the quantities of `differences`. At a kink the slope is that of the branch chosen, which
+    holds to one side alone. `uneven` names by figure the quantities along which it does not follow its slope for two
+    per cent, because it moves in steps or has a kink there; one without a slope has none. Whole numbers (concurrency,
+    lengths, degrees) are not among the quantities: `perfmodel solve` asks those.
     """
 
     document: str = "perfmodel/serving-elasticities/1"
