@@ -66,7 +66,7 @@ def serving_elasticities(of: ServingEstimate | Mapping[str, Any]) -> ServingElas
     if "global_batch" in scenario:
         raise PlanError("scenario: describes training; perfmodel.elasticities gives its exact slopes")
     asked = resolved(scenario)
-    task, now = _task_of(asked), estimate_of(asked)
+    task, now = scenario_task(asked), estimate_of(asked)
     exact = serving_slopes(task)
     figures = {key: float(now[key]) for key in exact if now[key]}
     found = _Found(figures)
@@ -95,15 +95,11 @@ def serving_elasticities(of: ServingEstimate | Mapping[str, Any]) -> ServingElas
 
 def scenario_task(scenario: Mapping[str, Any]) -> ServingTask:
     """The checked question of a scenario with the keywords of `estimate_serving`; raises `SpecError`, `PlanError`."""
-    return _task_of(resolved(scenario))
-
-
-def _task_of(asked: Mapping[str, Any]) -> ServingTask:
-    takes = inspect.signature(estimate_serving).parameters
+    asked, takes = resolved(scenario), inspect.signature(estimate_serving).parameters
     for key in asked:
         if key not in takes:
             raise PlanError(unknown_name("key", key, [*takes, "accelerators"]))
-    return task_of(**{key: parameter.default for key, parameter in takes.items()} | dict(asked))
+    return task_of(**{key: parameter.default for key, parameter in takes.items()} | asked)
 
 
 class _Found:
