@@ -22,8 +22,7 @@ from perfmodel.predict.activations import FREED_BY
 from perfmodel.predict.communication import Links
 from perfmodel.predict.layout import OFFLOADS, SCHEDULES, ParallelLayout
 from perfmodel.predict.recompute import MODULES
-from perfmodel.predict.training import PACKINGS
-from perfmodel.predict.training_task import TRAINING_PRECISIONS
+from perfmodel.predict.training_task import PACKINGS, TRAINING_PRECISIONS
 from perfmodel.predict.weights import OPTIMIZERS
 
 

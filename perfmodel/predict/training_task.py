@@ -23,6 +23,7 @@ from perfmodel.specs.registry import reference
 from perfmodel.specs.software import Software, default_training_software, load_software
 
 __all__ = [
+    "PACKINGS",
     "TRAINING_PRECISIONS",
     "ClusterLike",
     "ModelLike",

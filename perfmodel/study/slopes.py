@@ -39,10 +39,9 @@ class ServingElasticities(Record):
     `figures` are the values that stand. `elasticities` are those by quantities of the hardware ("power ..." are of its
     power set) and of the load, `software` by the numbers of the engine, `constants` by those of the kernel libraries.
     All are exact but those by the quantities of `differences`. At a kink the slope is that of the branch chosen, which
-    holds to one side alone.
-    `uneven` names by figure the quantities along which it does not follow its slope for two per cent, because it moves
-    in steps or has a kink there; one without a slope has none. Whole numbers (concurrency, lengths, degrees) are not
-    among the quantities: `perfmodel solve` asks those.
+    holds to one side alone. `uneven` names by figure the quantities along which it does not follow its slope for two
+    per cent, because it moves in steps or has a kink there; one without a slope has none. Whole numbers (concurrency,
+    lengths, degrees) are not among the quantities: `perfmodel solve` asks those.
     """
 
     document: str = "perfmodel/serving-elasticities/1"
@@ -67,7 +66,7 @@ def serving_elasticities(of: ServingEstimate | Mapping[str, Any]) -> ServingElas
     if "global_batch" in scenario:
         raise PlanError("scenario: describes training; perfmodel.elasticities gives its exact slopes")
     asked = resolved(scenario)
-    task, now = _task_of(asked), estimate_of(asked)
+    task, now = scenario_task(asked), estimate_of(asked)
     exact = serving_slopes(task)
     figures = {key: float(now[key]) for key in exact if now[key]}
     found = _Found(figures)
@@ -96,15 +95,11 @@ def serving_elasticities(of: ServingEstimate | Mapping[str, Any]) -> ServingElas
 
 def scenario_task(scenario: Mapping[str, Any]) -> ServingTask:
     """The checked question of a scenario with the keywords of `estimate_serving`; raises `SpecError`, `PlanError`."""
-    return _task_of(resolved(scenario))
-
-
-def _task_of(asked: Mapping[str, Any]) -> ServingTask:
-    takes = inspect.signature(estimate_serving).parameters
+    asked, takes = resolved(scenario), inspect.signature(estimate_serving).parameters
     for key in asked:
         if key not in takes:
             raise PlanError(unknown_name("key", key, [*takes, "accelerators"]))
-    return task_of(**{key: parameter.default for key, parameter in takes.items()} | dict(asked))
+    return task_of(**{key: parameter.default for key, parameter in takes.items()} | asked)
 
 
 class _Found:

@@ -25,16 +25,15 @@ from perfmodel.predict.serving.operating import Point
 from perfmodel.predict.serving.percentiles import tpot_percentile, ttft_percentile
 from perfmodel.predict.serving.task import ServingTask
 
-__all__ = ["GROUPS", "Name", "scaled_figures", "serving_slopes"]
+__all__ = ["Name", "scaled_figures", "serving_slopes"]
 
-GROUPS = ("hardware", "software", "constants", "workload")
 # The other two numbers of an engine, and the bytes of an accelerator, make whole blocks of the cache.
 _NUMBERS = ("step_s", "sequence_s", "prompt_s", "request_s")
 _FACILITY = ("server_overhead_w", "pue")
 _POWER = ("limit_w", "idle_w", "active_w", "hbm_w", "tensor_w", "link_w")
 _TAIL = 0.99
 Name = tuple[str, str]
-"""A group and a quantity in it."""
+"""A group (hardware, software, constants, workload) and a quantity in it."""
 
 
 def scaled_figures(task: ServingTask, factors: Mapping[Name, float]) -> dict[str, float]:
