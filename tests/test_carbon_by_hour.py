@@ -279,3 +279,21 @@ def test_bad_input_is_one_line(
     assert said in err
     assert err.count("\n") == 1
     assert not Path("never.json").exists()
+
+
+def test_a_flag_replaces_what_a_file_said_in_another_way(cli: Any, tmp_path: Path) -> None:
+    """A result names the region that it took; another number or a day of hours stands instead of it."""
+    question = ["estimate", "training", "--model", "llama-3.1-8b", "--cluster", "dgx-h100", "--accelerators", "8",
+                "--global-batch", "16", "--seq-len", "4096", "--dp", "8", "--zero-stage", "3"]  # fmt: skip
+    first, day = tmp_path / "first.json", tmp_path / "day.csv"
+    assert cli(*question, "-o", str(first)).code == 0
+    day.write_text("".join(f"{hour},0.2\n" for hour in range(24)))
+    before = json.loads(first.read_text())
+    assert before["request"]["region"] == "world"
+    for flag in (["--carbon-kg-per-kwh", "0.2"], ["--carbon-by-hour", str(day)]):
+        after = json.loads(cli("estimate", "training", "-f", str(first), *flag, "--json").out)
+        kwh = after["energy_j_per_step"] / 3.6e6
+        assert after["carbon_kg_per_step"] == pytest.approx(0.2 * kwh, rel=1e-9)
+        assert after["request"]["region"] is None
+    scenario = pm.load_scenario(first).with_(carbon_kg_per_kwh=0.2)
+    assert scenario.run().carbon_kg_per_step == pytest.approx(0.2 * before["energy_j_per_step"] / 3.6e6, rel=1e-9)

@@ -12,6 +12,7 @@ from perfmodel.cli.options import EXPERT_KEYS, PLAN_SERVING, SLO
 from perfmodel.cli.output import emit, say
 from perfmodel.cli.scenario import beside, read_table
 from perfmodel.errors import PerfModelError, PlanError, SpecError, unknown_name
+from perfmodel.specs.rivals import replaced
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,9 +57,8 @@ def _question(args: Namespace) -> dict[str, Any]:
                 value = [value]
             found = checked(names[key], value, f"{args.file}: {key}")
             question[key] = beside(folder, found, names[key]) if key in _BESIDE else found
-    for option in PLAN_SERVING:
-        if hasattr(args, option.name):
-            question[option.name] = parsed(option, getattr(args, option.name))
+    given = {name: parsed(option, getattr(args, name)) for name, option in names.items() if hasattr(args, name)}
+    question = replaced(question, given)
     for name in ("model", "cluster"):
         if name not in question:
             raise PlanError(f"--{name}: missing; give it as an option, or as the key {name} of a file (-f)")

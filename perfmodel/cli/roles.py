@@ -13,6 +13,7 @@ from perfmodel.cli.output import emit
 from perfmodel.cli.role_options import DEGREES, ESTIMATE_DISAGGREGATED, ESTIMATE_SPECULATION
 from perfmodel.cli.scenario import beside, read_table
 from perfmodel.errors import PlanError, SpecError, unknown_name
+from perfmodel.specs.rivals import replaced
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -58,7 +59,8 @@ def _question(args: Namespace, options: tuple[Option, ...], kind: str) -> dict[s
                 raise SpecError(f"{args.file}: {unknown_name('key', key, [*names], shown=30)}")
             elif value is not None:
                 question[key] = beside(folder, checked(names[key], value, f"{args.file}: {key}"), names[key])
-    question |= {name: parsed(names[name], getattr(args, name)) for name in names if hasattr(args, name)}
+    given = {name: parsed(names[name], getattr(args, name)) for name in names if hasattr(args, name)}
+    question = replaced(question, given)
     for option in options:
         if option.required and option.name not in question:
             raise PlanError(f"{option.flag}: missing; give it as an option, or as the key {option.name} of a file (-f)")

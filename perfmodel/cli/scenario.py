@@ -14,6 +14,7 @@ from typing import Any
 from perfmodel.cli.option import Option, checked
 from perfmodel.cli.options import LAYOUT, OPTIONS, SLO
 from perfmodel.errors import PlanError, SpecError, unknown_name
+from perfmodel.specs.rivals import replaced
 
 __all__ = ["Scenario", "beside", "gather", "read_scenario", "read_table", "read_text"]
 
@@ -46,7 +47,7 @@ def gather(options: tuple[Option, ...], given: dict[str, Any], file: str | None,
     if unused and not scenario.from_document:  # a document answers another question too; a person may have slipped
         notes.append(f"{file}: not used by {command}: {', '.join(unused)}")
     values = {option.name: option.default for option in options if option.default is not None}
-    values |= {key: value for key, value in scenario.values.items() if key in names} | given
+    values |= replaced({key: value for key, value in scenario.values.items() if key in names}, given)
     for option in options:
         if option.required and option.name not in values:
             raise PlanError(f"{option.flag}: missing; give it as an option, or as the key {option.name} of a file (-f)")

@@ -16,11 +16,11 @@ from perfmodel.predict.records import Record
 from perfmodel.specs.architecture import Architecture
 from perfmodel.specs.huggingface import model_reference
 from perfmodel.specs.registry import is_path, read_json, read_toml
+from perfmodel.specs.rivals import replaced
 from perfmodel.study.questions import QUESTIONS, Question, question_of_document, question_of_keys
 
 __all__ = ["Scenario", "flat", "load_scenario", "plain", "read_beside"]
 
-_RIVALS = ({"concurrency", "arrival_rate_per_s", "load"},)
 _SPECS = ("model", "cluster", "accelerator", "software", "trace")
 
 
@@ -55,21 +55,18 @@ class Scenario:
     def with_(self, **changes: Any) -> Scenario:
         """The same question with other values; `None` takes a key out, `question=` asks another of what is left.
 
-        Of keys that exclude each other (`concurrency`, `arrival_rate_per_s`, `load`) the new one stays. Names with a
-        dot go in as `with_(**{"infiniband.latency_s": 1e-6})`. Raises `PlanError`.
+        Of keys that exclude each other (`specs.rivals`: `concurrency`, `arrival_rate_per_s`, `load`, ...) the new one
+        stays. Names with a dot go in as `with_(**{"infiniband.latency_s": 1e-6})`. Raises `PlanError`.
         """
         named = changes.pop("question", self.question)
         if named not in QUESTIONS:
             raise SpecError(unknown_name("question", named, QUESTIONS))
         question = QUESTIONS[named]
         changes = flat(question, changes)
-        kept = dict(self.values)
-        for rivals in _RIVALS:
-            if any(changes.get(key) is not None for key in rivals):
-                kept = {key: value for key, value in kept.items() if key not in rivals}
+        values = replaced(self.values, changes)
         if question.name != self.question:
-            kept = {key: value for key, value in kept.items() if key in question.keys}
-        return Scenario(question.name, kept | changes)
+            values = {key: value for key, value in values.items() if key in question.keys or key in changes}
+        return Scenario(question.name, values)
 
     def run(self) -> Any:
         """The frozen record that answers; raises `SpecError` and `PlanError` as the library call does."""
