@@ -147,7 +147,10 @@ def test_nothing_feasible_is_a_document_all_the_same(cli: Any) -> None:
         (["pools", "--machines", "no/such.csv", "--watts", "1e5"], "no/such.csv: cannot be read"),
         (["pools", "-f", "loads.csv"], "loads.csv:1: not valid TOML"),
         (["pool-clocks", "--pools", "pools.csv"], "--accelerators: missing"),
-        (["pool-clocks", "--accelerators", "8"], "--pools: missing; give it, or the key pools of a file"),
+        (
+            ["pool-clocks", "--accelerators", "8"],
+            "--pools: missing; give it as an option, or as the key pools of a file",
+        ),
         (["pool-clocks", *WORDS["pool-clocks"], "--options", "rows.csv"], "options: row 1: unknown pool ''"),
         (["pool-clocks", *WORDS["pool-clocks"], "--degrees", "two"], "--degrees: must be a whole number >= 1"),
         (["rows", "--loads", "loads.csv"], "--rows: missing"),

@@ -103,4 +103,4 @@ def test_another_document_is_refused(cli: Any, tmp_path: Path) -> None:
     other.write_text(json.dumps({"document": "perfmodel/serving-plan/1", "request": {}}))
     code, _, err = cli("estimate", "disaggregated", "-f", str(other))
     assert code == 2
-    assert "document: must be a disaggregated-estimate with its request (got 'perfmodel/serving-plan/1')" in err
+    assert "unknown document 'perfmodel/serving-plan/1'" in err

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perfmodel.cli.commands import DONE, NOT_FEASIBLE
-from perfmodel.cli.option import Option, checked, parsed
+from perfmodel.cli.option import parsed
 from perfmodel.cli.options import LAYOUT, PLAN_CLOCKS
 from perfmodel.cli.output import emit, say
 from perfmodel.cli.pool_options import PLAN_POOL_CLOCKS, PLAN_POOLS, PLAN_ROWS
-from perfmodel.cli.scenario import beside, gather, read_table
-from perfmodel.cli.tables import read_rows
-from perfmodel.errors import PlanError, SpecError, unknown_name
+from perfmodel.cli.question import question_of
+from perfmodel.cli.scenario import gather
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,7 +46,7 @@ def plan_pools(args: Namespace) -> int:
     """`perfmodel plan pools`: 0 with pools, 1 where the budget has no room for one machine of each."""
     import perfmodel as pm
 
-    plan = pm.plan_pools(**_asked(args, PLAN_POOLS, "perfmodel/pools-plan/1")).to_dict()
+    plan = pm.plan_pools(**question_of(args, PLAN_POOLS, "perfmodel/pools-plan/1", rows=True)).to_dict()
     return _emitted(args, plan, _pools_page)
 
 
@@ -56,7 +54,9 @@ def plan_pool_clocks(args: Namespace) -> int:
     """`perfmodel plan pool-clocks`: 0 with engines for every pool, 1 where the accelerators do not suffice."""
     import perfmodel as pm
 
-    plan = pm.plan_clocks_of_pools(**_asked(args, PLAN_POOL_CLOCKS, "perfmodel/pool-clocks-plan/1")).to_dict()
+    plan = pm.plan_clocks_of_pools(
+        **question_of(args, PLAN_POOL_CLOCKS, "perfmodel/pool-clocks-plan/1", rows=True)
+    ).to_dict()
     return _emitted(args, plan, _pool_clocks_page)
 
 
@@ -64,54 +64,13 @@ def plan_rows(args: Namespace) -> int:
     """`perfmodel plan rows`: 0 with a placement, 1 where none is found."""
     import perfmodel as pm
 
-    plan = pm.plan_rows(**_asked(args, PLAN_ROWS, "perfmodel/rows-plan/1")).to_dict()
+    plan = pm.plan_rows(**question_of(args, PLAN_ROWS, "perfmodel/rows-plan/1", rows=True)).to_dict()
     return _emitted(args, plan, _rows_page)
 
 
 def _emitted(args: Namespace, plan: Mapping[str, Any], page: _Page) -> int:
     emit(plan, lambda console: page(console, plan), as_json=args.json, file=args.output)
     return DONE if plan["feasible"] else NOT_FEASIBLE
-
-
-def _asked(args: Namespace, options: tuple[Option, ...], document: str) -> dict[str, Any]:
-    """The keywords of the library: the file's, then the flags' over them; tables are read from where they stand."""
-    names = {option.name: option for option in options}
-    question: dict[str, Any] = {}
-    if args.file is not None:
-        folder = None if args.file == "-" else Path(args.file).parent
-        for key, value in _of_file(args.file, document).items():
-            if key not in names:
-                raise SpecError(f"{args.file}: {unknown_name('key', key, names, shown=30)}")
-            if value is not None:
-                question[key] = _value(names[key], value, f"{args.file}: {key}", folder)
-    for option in options:
-        if hasattr(args, option.name):
-            value = parsed(option, getattr(args, option.name))
-            question[option.name] = read_rows(value, option.name) if option.kind == "array" else value
-        if option.required and option.name not in question:
-            raise PlanError(f"{option.flag}: missing; give it, or the key {option.name} of a file (-f)")
-    return question
-
-
-def _of_file(file: str, document: str) -> Mapping[str, Any]:
-    """The table of a file, of an earlier plan what it was asked."""
-    table: Mapping[str, Any] = read_table(file)
-    if "document" not in table:
-        return table
-    if table["document"] != document or not isinstance(table.get("request"), Mapping):
-        raise SpecError(f"{file}: {unknown_name('document', table['document'], [document])}")
-    request: Mapping[str, Any] = table["request"]
-    return request
-
-
-def _value(option: Option, value: Any, label: str, folder: Path | None) -> Any:
-    if option.kind == "texts":
-        several = value if isinstance(value, list) else [value]
-        described = any(isinstance(one, Mapping) for one in several)  # a cluster that is on no shelf
-        return several if described else checked(option, several, label)
-    if option.kind == "array" and isinstance(value, str):
-        return read_rows(str((folder or Path()) / value), option.name)
-    return beside(folder, checked(option, value, label), option)
 
 
 def _clocks_page(console: Console, plan: Mapping[str, Any]) -> None:

@@ -56,4 +56,5 @@ ESTIMATE_SPECULATION = (
     Option("draft_weights", "text", "precision of the draft's weights (default: as the model's)", choices=WEIGHTS),
     Option("software", "spec", "serving engine, an id or a file", complete="software"),
     *(option for option in LAYOUT if option.name in ("tp", "pp", "ep")),
+    Option("layout", "table", "these degrees and others, tp=8,ep=8", choices=DEGREES),
 )

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perfmodel.cli.commands import DONE
-from perfmodel.cli.option import Option, checked, parsed
 from perfmodel.cli.output import emit
+from perfmodel.cli.question import question_of
 from perfmodel.cli.role_options import DEGREES, ESTIMATE_DISAGGREGATED, ESTIMATE_SPECULATION
-from perfmodel.cli.scenario import beside, read_table
-from perfmodel.errors import PlanError, SpecError, unknown_name
-from perfmodel.specs.rivals import replaced
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,7 +23,7 @@ def estimate_disaggregated(args: Namespace) -> int:
     """`perfmodel estimate disaggregated`: 0, also for pools that do not fit."""
     import perfmodel as pm
 
-    question = _question(args, ESTIMATE_DISAGGREGATED, "disaggregated-estimate")
+    question = question_of(args, ESTIMATE_DISAGGREGATED, "perfmodel/disaggregated-estimate/1")
     roles = {name: _role(question.pop(name)) for name in ("prefill", "decode")}
     document = pm.estimate_disaggregated(**question, **roles).to_dict()
     emit(document, lambda console: _disaggregated_page(console, document), as_json=args.json, file=args.output)
@@ -38,44 +34,12 @@ def estimate_speculation(args: Namespace) -> int:
     """`perfmodel estimate speculation`: 0."""
     import perfmodel as pm
 
-    question = _question(args, ESTIMATE_SPECULATION, "speculation-estimate")
+    question = question_of(args, ESTIMATE_SPECULATION, "perfmodel/speculation-estimate/1")
     cluster = pm.load_cluster(question.pop("cluster"), accelerators=question.pop("accelerators", None))
-    layout = {name: question.pop(name) for name in DEGREES if name in question} | question.pop("layout", {})
+    layout = question.pop("layout", {}) | {name: question.pop(name) for name in DEGREES if name in question}
     document = pm.estimate_speculation(cluster=cluster, layout=layout, **question).to_dict()
     emit(document, lambda console: _speculation_page(console, document), as_json=args.json, file=args.output)
     return DONE
-
-
-def _question(args: Namespace, options: tuple[Option, ...], kind: str) -> dict[str, Any]:
-    """The keywords of the library: the file's (or those of an earlier result), then the flags' over them."""
-    names = {option.name: option for option in options}
-    question: dict[str, Any] = {}
-    if args.file is not None:
-        folder = None if args.file == "-" else Path(args.file).parent
-        for key, value in _asked(args.file, kind).items():
-            if key == "layout" and key not in names and isinstance(value, Mapping):
-                question[key] = dict(value)
-            elif key not in names:
-                raise SpecError(f"{args.file}: {unknown_name('key', key, [*names], shown=30)}")
-            elif value is not None:
-                question[key] = beside(folder, checked(names[key], value, f"{args.file}: {key}"), names[key])
-    given = {name: parsed(names[name], getattr(args, name)) for name in names if hasattr(args, name)}
-    question = replaced(question, given)
-    for option in options:
-        if option.required and option.name not in question:
-            raise PlanError(f"{option.flag}: missing; give it as an option, or as the key {option.name} of a file (-f)")
-    return question
-
-
-def _asked(file: str, kind: str) -> Mapping[str, Any]:
-    """The table of a file, of an earlier result what it was asked."""
-    table: Mapping[str, Any] = read_table(file)
-    if "document" not in table:
-        return table
-    if table["document"] != f"perfmodel/{kind}/1" or not isinstance(table.get("request"), Mapping):
-        raise SpecError(f"{file}: document: must be a {kind} with its request (got {table['document']!r})")
-    asked: Mapping[str, Any] = table["request"]
-    return asked
 
 
 def _role(given: Mapping[str, Any]) -> dict[str, Any]:
