@@ -19,6 +19,10 @@ POLICY = {
     "frequencies_hz": {"low": [1275e6, 1110e6], "high": [1305e6]},
     "priorities": {"low": 0.5, "high": 0.5},
 }
+MACHINES = [
+    {"machine": "old", "prompt_requests_per_s": 5.0, "token_requests_per_s": 4.0, "watts": 6e3, "usd_per_hour": 10.0},
+    {"machine": "new", "prompt_requests_per_s": 15.0, "token_requests_per_s": 7.0, "watts": 9e3, "usd_per_hour": 30.0},
+]
 
 
 def _step(**changes: Any) -> Any:
@@ -57,6 +61,15 @@ _MADE: dict[str, Callable[[], Any]] = {
     "disaggregated-plan": lambda: _served(modes="disaggregated"),
     "disaggregated-estimate": lambda: result("disaggregated-plan").prediction,
     "experts-plan": lambda: pm.plan_experts(generated_load(3, 64, seed=4), 16, nodes=2, slots=80),
+    "speculation-estimate": lambda: pm.estimate_speculation(
+        "llama-3.1-70b", "dgx-h100", layout={"tp": 4}, draft="llama-3.1-8b", acceptance=0.7, draft_tokens=4
+    ),
+    "serving-elasticities": lambda: pm.serving_elasticities(result("serving-estimate")),
+    "clocks-plan": lambda: pm.plan_clocks(
+        "llama-3.1-8b", pm.load_cluster("dgx-h100", accelerators=64), layout=LAYOUT, global_batch=128, seq_len=4096
+    ),
+    "pools-plan": lambda: pm.plan_pools(machines=MACHINES, watts=1e5),
+    "rows-plan": lambda: pm.plan_rows([{"load": "a", "watts": 3e3}], [{"row": "r", "power_w": 4e3}]),
     "power-plan": lambda: pm.plan_power(ROW, POLICY, {"peak": 0.79, "rise": 0.118}),
     "test-time-plan": _test_time,
     "training-budget-plan": lambda: pm.plan_training_budget(

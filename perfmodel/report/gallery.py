@@ -69,7 +69,7 @@ def _of_a_step(said: Mapping[str, Any]) -> Iterator[Picture]:
         yield Picture("Where the time goes", caption, figures.waterfall)
     if held_bytes(said):
         yield Picture("Where the memory goes", _MEMORY, figures.memory_bars)
-    if said.get("terms"):
+    if said.get("terms") and ("step_time_s" in said or "ttft_s" in said):
         caption = _TRAINING_ROOF if "step_time_s" in said else _SERVING_ROOF
         yield Picture("The operations under the roof", caption, figures.roofline)
     if said.get("terms") and said.get("n_microbatches") and said["request"]["layout"]["pp"] > 1:
@@ -80,7 +80,7 @@ def _of_a_step(said: Mapping[str, Any]) -> Iterator[Picture]:
 def _of_serving(document: Mapping[str, Any], said: Mapping[str, Any]) -> Iterator[Picture]:
     if said.get("ttft_p50_s") is not None:
         yield Picture("What requests wait", _PERCENTILES, figures.percentiles)
-    if said.get("tpot_s") and said.get("terms"):
+    if said.get("ttft_s") and said.get("terms"):
         yield Picture("Throughput against speed", _LOAD_CURVE, figures.load_curve)
     if document.get("frontier"):
         yield Picture("Every engine's best", _FRONTIER, figures.frontier)
@@ -96,7 +96,7 @@ def _of_places(document: Mapping[str, Any], said: Mapping[str, Any]) -> Iterator
 
 
 def _of_choices(document: Mapping[str, Any]) -> Iterator[Picture]:
-    if document.get("sensitivities") or kind_of(document) == "elasticities":
+    if document.get("sensitivities") or kind_of(document) in ("elasticities", "serving-elasticities"):
         yield Picture("What would help", _TORNADO, figures.tornado)
     alternatives = document.get("alternatives")
     if not alternatives:

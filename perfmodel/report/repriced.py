@@ -64,7 +64,7 @@ def operations_of(document: Mapping[str, Any]) -> Roof:
     said = prediction_of(document)
     if "step_time_s" in said:
         return _training_roof(said)
-    if "tpot_s" in said and "layout" in said.get("request", {}):
+    if "ttft_s" in said and "layout" in said.get("request", {}):
         return _serving_roof(said)
     raise PlanError("roofline: the document has no layers")
 

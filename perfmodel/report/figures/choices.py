@@ -29,14 +29,19 @@ _SLOPES = ("hardware", "software", "constants", "workload")
 def tornado(result: Any) -> Figure:
     """How the answer moves with each quantity: by its elasticity for +-10 %, and recomputed for twice the quantity.
 
-    `perfmodel.elasticities` has the first alone; sensitivities without elasticity (other inputs, other answers) are
-    bars from the answer to theirs. Raises `PlanError` where the document has none.
+    `perfmodel.elasticities` has the first alone, of the step time; of a deployment it is those of the time per token.
+    Sensitivities without elasticity (other inputs, other answers) are bars from the answer to theirs. Raises
+    `PlanError` where the document has none.
     """
     document = as_document(result)
     if "hardware" in document and "workload" in document:
         tables = [document[name] for name in _SLOPES if document.get(name)]
         rows = [{"quantity": key, "elasticity": slope} for table in tables for key, slope in table.items()]
         return _elasticities(rows, ("step_time_s", document["step_time_s"]), doubled=False)
+    if "elasticities" in document and "figures" in document:
+        tables = [document[name].get("tpot_s", {}) for name in ("elasticities", "software")]
+        rows = [{"quantity": key, "elasticity": slope} for table in tables for key, slope in table.items()]
+        return _elasticities(rows, ("tpot_s", document["figures"]["tpot_s"]), doubled=False)
     found = needed(document, "sensitivities", "tornado")
     if "elasticity" in found[0]:
         return _elasticities(found, _answer(document, found[0]), doubled=True)
