@@ -85,7 +85,7 @@ def chunks_of(
     rows: Rows, layers: NDArray[np.float64], switches: Switches, recompute: str
 ) -> Iterator[NDArray[np.intp]]:
     """Positions of rows with alike stages and data parallelism together, at most about `CELLS` layouts at once."""
-    order = np.lexsort((rows["dp"], layers))
+    order = np.lexsort((rows["pp"], rows["tp"], rows["dp"], layers))
     widths = np.ones(len(order))
     if recompute == "full":
         widths = widths * (layers + 1.0)

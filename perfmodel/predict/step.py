@@ -13,7 +13,7 @@ from perfmodel.formulas.pipeline import p2p_message_bytes
 from perfmodel.ops import less, maximum, where
 from perfmodel.predict.communication import Links
 from perfmodel.predict.cost import Cost, Draw, Node, Number, total
-from perfmodel.predict.data_parallel import DataParallel, Windows
+from perfmodel.predict.data_parallel import DataParallel, Messages, Windows
 from perfmodel.predict.degrees import Degrees
 from perfmodel.predict.exchanges import EXCHANGES, hidden_exchange, side_by_side
 from perfmodel.predict.host import Host
@@ -214,7 +214,8 @@ class StepModel:
         share = self.share(d, seq_len)
         stages = place_layers(self.model.n_layers, d.pp, d.vpp, d.stage_layers)
         n_microbatches = global_batch / (d.dp * d.micro_batch)
-        weights = Weights(self.model, self.software, d, self.dtype, self.optimizer, self.trainable)
+        data = self._data_parallel(d)
+        weights = data.weights
         if load is None:
             load = self.load(share, d.pp, d.recompute_modules)
             load = load if detail else load.lean(self.device_power.draw)
@@ -256,9 +257,8 @@ class StepModel:
             bubble, transfer = pipeline.terms()
         slow = straggler_slowdown(d.accelerators, self.relative_spread)
         straggler_s = slow * (compute.cost.seconds + edge.cost.seconds + bubble.cost.seconds)
-        data = DataParallel(weights, d, self.links, self.kernels, self.software)
         windows = Windows(one, stages.full)
-        messages = data.messages(stages.full) if detail else lean_at_levels(data.messages, stages.full)
+        messages = data.messages(stages.full) if detail else lean_at_levels(self._messages, d, stages.full)
         memory = peak_memory(stage_memory, stages, detail=detail)
         terms = (
             compute,
@@ -282,6 +282,13 @@ class StepModel:
         flops = recompute_flops(self.model, self.software, d, repeats.mean, global_batch, seq_len)
         turn = StageTurn(stages, one.all.seconds, again.seconds, repeats.slowest, ends[0].seconds, ends[1].seconds)
         return Step(tree, lower, upper, memory, flops, turn)
+
+    def _data_parallel(self, d: Degrees) -> DataParallel:
+        weights = Weights(self.model, self.software, d, self.dtype, self.optimizer, self.trainable)
+        return DataParallel(weights, d, self.links, self.kernels, self.software)
+
+    def _messages(self, d: Degrees, full: Number) -> Messages:
+        return self._data_parallel(d).messages(full)
 
     def _element_wise(self, share: Share, pp: Number) -> dict[str, Cost]:
         """The element-wise modules of the mean layer, forward."""
