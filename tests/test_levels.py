@@ -49,7 +49,7 @@ def test_rows_alike_share_their_messages(model: str, ep: tuple[float, ...], zero
     full = np.ceil(task.model.n_layers / d.pp) + np.minimum(np.arange(float(counts)), 2.0)
 
     def messages(of: Degrees, layers: Any) -> Any:
-        return task.steps._data_parallel(of).messages(layers)
+        return task.steps.data_parallel(of).messages(layers)
 
     found, alone = lean_at_levels(messages, d, full), messages(d, full).lean()
     for name in ("gradients", "weights", "updated"):
@@ -65,7 +65,7 @@ def test_each_kind_of_row_is_priced_once() -> None:
 
     def messages(of: Degrees, layers: Any) -> Any:
         priced.append(len(layers))
-        return task.steps._data_parallel(of).messages(layers)
+        return task.steps.data_parallel(of).messages(layers)
 
     lean_at_levels(messages, d, 10.0 + 0.0 * d.pp)
     assert priced == [8]

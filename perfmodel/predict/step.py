@@ -214,7 +214,7 @@ class StepModel:
         share = self.share(d, seq_len)
         stages = place_layers(self.model.n_layers, d.pp, d.vpp, d.stage_layers)
         n_microbatches = global_batch / (d.dp * d.micro_batch)
-        data = self._data_parallel(d)
+        data = self.data_parallel(d)
         weights = data.weights
         if load is None:
             load = self.load(share, d.pp, d.recompute_modules)
@@ -283,12 +283,13 @@ class StepModel:
         turn = StageTurn(stages, one.all.seconds, again.seconds, repeats.slowest, ends[0].seconds, ends[1].seconds)
         return Step(tree, lower, upper, memory, flops, turn)
 
-    def _data_parallel(self, d: Degrees) -> DataParallel:
+    def data_parallel(self, d: Degrees) -> DataParallel:
+        """What happens once a step between the ranks that hold the same weights."""
         weights = Weights(self.model, self.software, d, self.dtype, self.optimizer, self.trainable)
         return DataParallel(weights, d, self.links, self.kernels, self.software)
 
     def _messages(self, d: Degrees, full: Number) -> Messages:
-        return self._data_parallel(d).messages(full)
+        return self.data_parallel(d).messages(full)
 
     def _element_wise(self, share: Share, pp: Number) -> dict[str, Cost]:
         """The element-wise modules of the mean layer, forward."""
